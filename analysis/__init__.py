@@ -1,0 +1,1 @@
+"""What the records mean: records and a grid in, planes, a region and a report out."""

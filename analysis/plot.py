@@ -1,0 +1,233 @@
+"""The figures: scores, differences to instruction tuning, the curve over the ratio, all metrics at once. Pure.
+
+Letters: P prompt weights, R response weights, S seeds, Y rays.
+"""
+
+import math
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+
+from analysis.draw import (
+    DPI,
+    GREY,
+    INK,
+    MAX_LABELLED,
+    PAPER,
+    RED,
+    SMALL,
+    colour_limits,
+    colours_for,
+    draw_base,
+    draw_cells,
+    draw_colour_bar,
+    draw_marks,
+    draw_outline,
+    draw_rays,
+    new_figure,
+    title,
+    write_cell,
+)
+from analysis.plane import Plane
+from analysis.region import Estimate, Spread, difference_between, estimate_rays, seed_spread
+from analysis.study import CONVENTIONAL, Study
+from analysis.text import direction, number, pair, ratio, signed
+
+
+def plane_figure(study: Study, plane: Plane) -> Figure:
+    """Heat map of seed means, with the region and the best that validation chose."""
+    figure, axes = new_figure(plane)
+    means_PR = plane.mean_PR
+    low, high, cut = colour_limits(means_PR[plane.asked_PR].tolist(), plane.metric.better)
+    colours, scale = colours_for(plane.metric.better), Normalize(low, high, clip=True)
+    draw_cells(axes, plane, means_PR, colours, scale)
+    draw_rays(axes, plane)
+    draw_base(axes, plane)
+    estimates = estimate_rays(plane.scores_YS, seed_spread(plane.scores_YS))
+    common = _common_error(estimates, len(plane.seeds_S))
+    for ray, estimate in zip(plane.rays, estimates, strict=True):
+        if not estimate.num_seeds or max(plane.asked_PR.shape) > MAX_LABELLED:
+            continue
+        text = number(estimate.mean, plane.metric)
+        if common is None and math.isfinite(estimate.standard_error):
+            text += f"\n±{_short(estimate.standard_error, plane)}"
+        for cell in ray.cells:
+            write_cell(axes, cell, text, colours(scale(estimate.mean)), bold=cell == ray.cells[-1])
+    _finish(study, axes)
+    error = f"; ±{number(common, plane.metric)} (s.e., {len(plane.seeds_S)} seeds)" if common is not None else ""
+    title(axes, plane, suffix=error)
+    draw_colour_bar(figure, axes, scale, colours, cut)
+    return figure
+
+
+def difference_figure(study: Study, plane: Plane) -> Figure | None:
+    """Heat map of paired differences to (0, 1); None if (0, 1) wasn't asked or has no score.
+
+    Differences within two standard errors of zero are in brackets and grey: they say nothing either way.
+    """
+    conventional = plane.ray_at(*CONVENTIONAL)
+    scores_YS = plane.scores_YS
+    if conventional is None or not np.isfinite(scores_YS[conventional]).any():
+        return None
+    spread = seed_spread(scores_YS)
+    differences = [difference_between(scores_S, scores_YS[conventional], spread) for scores_S in scores_YS]
+    figure, axes = new_figure(plane)
+    values_PR = np.full(plane.asked_PR.shape, np.nan)
+    for ray, difference in zip(plane.rays, differences, strict=True):
+        for cell in ray.cells:
+            values_PR[cell] = difference.mean
+    limit = _symmetric_limit([difference.mean for difference in differences], plane.metric.better)
+    scale = TwoSlopeNorm(0.0, -limit, limit)
+    colours = colormaps["PuOr_r" if plane.metric.better == "lower" else "PuOr"]
+    draw_cells(axes, plane, np.clip(values_PR, -limit, limit), colours, scale, plain=conventional)
+    draw_rays(axes, plane)
+    draw_base(axes, plane, signed(plane.base_score - float(np.nanmean(scores_YS[conventional])), plane.metric))
+    for index, (ray, difference) in enumerate(zip(plane.rays, differences, strict=True)):
+        if not math.isfinite(difference.mean) or max(plane.asked_PR.shape) > MAX_LABELLED:
+            continue
+        text, faint = _difference_text(difference, plane, study.region.standard_errors, index == conventional)
+        colour = colours(scale(float(np.clip(difference.mean, -limit, limit))))
+        for cell in ray.cells:
+            write_cell(axes, cell, text, "#eceef1" if index == conventional else colour, faint=faint)
+    _finish(study, axes)
+    title(axes, plane, line=f"{plane.metric.title}: difference to instruction tuning {pair(CONVENTIONAL)}",
+          suffix="; purple is better" if plane.metric.better != "none" else "")
+    cut = "both" if np.nanmax(np.abs(values_PR)) > limit else "neither"
+    draw_colour_bar(figure, axes, scale, colours, cut)
+    return figure
+
+
+def ratio_figure(study: Study) -> Figure:
+    """The chosen measure against the ratio of the weights: one point for each distinct run, seeds as dots."""
+    figure = Figure(figsize=(7.2, 3.9), dpi=DPI, facecolor=PAPER, layout="constrained")
+    axes = figure.add_subplot()
+    shown = [(study.chosen, study.region.spread, "#30507c", "o", -0.45)]
+    if study.test is not None and study.test_spread is not None:
+        shown.append((study.test, study.test_spread, "#b5651d", "s", 0.45))
+    if study.region.members_Y is not None and not study.all_equal:
+        for ray, is_member in zip(study.chosen.rays, study.region.members_Y, strict=True):
+            if is_member:
+                axes.axvspan(ray.angle - 1.1, ray.angle + 1.1, color=RED, alpha=0.13, linewidth=0)
+    for plane, spread, colour, marker, shift in shown:
+        _draw_curve(axes, plane, spread, colour, marker, shift)
+    _draw_ratio_axis(axes, study)
+    plane = study.chosen
+    lowest, highest = axes.get_ylim()
+    if math.isfinite(plane.base_score) and lowest <= plane.base_score <= highest:
+        axes.axhline(plane.base_score, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+        axes.text(90.5, plane.base_score, "base model", fontsize=SMALL, color=GREY, va="bottom", ha="right")
+    axes.set_title(f"{plane.metric.title.split(' (')[0]} against the ratio of the weights\n{plane.metric.unit}, "
+                   f"{direction(plane.metric)}; bars: one standard error", fontsize=10, loc="left", color=INK)
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    return figure
+
+
+def metrics_figure(study: Study) -> Figure | None:
+    """Every metric on record as a small plane of its own colours, for the shapes; None for a single metric."""
+    planes = [plane for plane in study.planes.values() if np.isfinite(plane.scores_PRS).any()]
+    if len(planes) < 2:
+        return None
+    planes.sort(key=lambda plane: plane.metric.name.partition("_")[2] != study.chosen.metric.name.partition("_")[2])
+    measures = list(dict.fromkeys(plane.metric.name.partition("_")[2] for plane in planes))
+    planes.sort(key=lambda plane: measures.index(plane.metric.name.partition("_")[2]))  # splits side by side
+    columns = 3 if any(plane.metric.name.startswith("robustness_") for plane in planes) else 4
+    rows = math.ceil(len(planes) / columns)
+    figure = Figure(figsize=(9.6, 2.3 * rows), dpi=DPI, facecolor=PAPER)
+    figure.subplots_adjust(left=0.05, right=0.985, bottom=0.42 / (2.3 * rows), top=1 - 0.42 / (2.3 * rows),
+                           wspace=0.22, hspace=0.55)  # by hand: constrained layout of 18 planes costs 0.6 s
+    for index, plane in enumerate(planes):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        means_PR = plane.mean_PR
+        low, high, _ = colour_limits(means_PR[plane.asked_PR].tolist(), plane.metric.better)
+        draw_cells(axes, plane, means_PR, colours_for(plane.metric.better), Normalize(low, high, clip=True))
+        if study.region.members_Y is not None and not study.all_equal:
+            draw_outline(axes, plane, study.region.members_Y.tolist(), thin=True)
+        finite = means_PR[np.isfinite(means_PR)]
+        axes.set_title(f"{plane.metric.title.replace(' (', chr(10) + '(')}", fontsize=7.5, loc="left", color=INK)
+        low, high = number(float(finite.min()), plane.metric), number(float(finite.max()), plane.metric)
+        axes.set_xlabel(f"{low} to {high}{_short_unit(plane)}; {_arrow(plane)}", fontsize=6.5, color=INK)
+        axes.set_ylabel("")
+        axes.tick_params(labelsize=6)
+    return figure
+
+
+def _finish(study: Study, axes: Axes) -> None:
+    if study.region.members_Y is not None and not study.all_equal:
+        draw_outline(axes, study.chosen, study.region.members_Y.tolist())
+    draw_marks(axes, study)
+
+
+def _common_error(estimates: tuple[Estimate, ...], num_seeds: int) -> float | None:
+    """The standard error, if it is every ray's: then the title says it once instead of every cell."""
+    errors = {estimate.standard_error for estimate in estimates if estimate.num_seeds}
+    complete = all(estimate.num_seeds in (0, num_seeds) for estimate in estimates)
+    return errors.pop() if complete and len(errors) == 1 and all(map(math.isfinite, errors)) else None
+
+
+def _short(value: float, plane: Plane) -> str:
+    return number(value, plane.metric).removeprefix("0")
+
+
+def _difference_text(difference: Estimate, plane: Plane, standard_errors: float, is_itself: bool) -> tuple[str, bool]:
+    if is_itself:
+        return "0\nby definition", True
+    text = signed(difference.mean, plane.metric)
+    if not math.isfinite(difference.standard_error):
+        return text, False
+    faint = abs(difference.mean) <= standard_errors * difference.standard_error
+    text = f"({text})" if faint else text
+    return f"{text}\n±{_short(difference.standard_error, plane)}", faint
+
+
+def _symmetric_limit(values: list[float], better: str) -> float:
+    """The largest good difference, twice over, or the largest difference if that is smaller."""
+    finite = [value for value in values if math.isfinite(value)]
+    largest = max(map(abs, finite), default=0.0)
+    good = [abs(value) for value in finite if (value > 0) == (better == "higher")]
+    middle = float(np.median(np.abs(finite))) if finite else 0.0
+    return min(largest, max(2 * max(good, default=0.0), 2 * middle)) or 1e-6
+
+
+def _draw_curve(axes: Axes, plane: Plane, spread: Spread, colour: str, marker: str, shift: float) -> None:
+    scores_YS = plane.scores_YS
+    estimates = estimate_rays(scores_YS, spread)
+    angles_Y = [ray.angle + shift for ray in plane.rays]
+    split = plane.metric.name.split("_")[0]
+    for angle, scores_S in zip(angles_Y, scores_YS, strict=True):
+        if scores_S.size > 1:
+            axes.plot([angle] * scores_S.size, scores_S, linestyle="none", marker=".", markersize=4, color=colour,
+                      alpha=0.4, markeredgewidth=0)
+    there = [index for index, estimate in enumerate(estimates) if estimate.num_seeds]
+    errors = [estimates[index].standard_error for index in there]
+    one_run_per_angle = len({round(ray.angle, 6) for ray in plane.rays}) == len(plane.rays)
+    axes.errorbar([angles_Y[index] for index in there], [estimates[index].mean for index in there],
+                  yerr=None if any(map(math.isnan, errors)) else errors, color=colour, marker=marker, markersize=5,
+                  linewidth=1.1 if one_run_per_angle else 0.0, elinewidth=1.4, capsize=2.5, label=split)
+
+
+def _draw_ratio_axis(axes: Axes, study: Study) -> None:
+    labelled: list[tuple[float, str]] = []
+    rays = sorted(study.chosen.rays, key=lambda ray: (ray.angle not in (0.0, 45.0, 90.0), ray.angle))
+    for ray in rays:
+        if all(abs(ray.angle - angle) > 4.5 for angle, _ in labelled):
+            name = {0.0: "0\nIT", 45.0: "1\nIM", 90.0: "∞\nprompt only"}.get(ray.angle, ratio(ray))
+            labelled.append((ray.angle, name))
+    labelled.sort()
+    axes.set_xticks([angle for angle, _ in labelled], [name for _, name in labelled], fontsize=8)
+    axes.set_xlabel("prompt weight / response weight (spaced by angle)", color=INK)
+    axes.grid(axis="y", color="#e3e6ea", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _arrow(plane: Plane) -> str:
+    return {"higher": "bright: higher, better", "lower": "bright: lower, better"}.get(plane.metric.better,
+                                                                                  "bright: higher")
+
+
+def _short_unit(plane: Plane) -> str:
+    return "" if plane.metric.unit.startswith("share") else f" {plane.metric.unit}"

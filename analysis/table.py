@@ -1,0 +1,150 @@
+"""Records joined to the plan that asked for them: what is there, and by name what is not. Pure."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from sweep.spec import Plan, PlannedBase, PlannedCell, RunSpec, Settings, Status
+from train.errors import ConfigError, UserError
+from train.metrics import METRICS, SELECTION_PREFERENCE, Metric, selection_metric
+from train.record import Failure, RunRecord
+
+Group = tuple[str, str, Settings]  # model, dataset, further settings: what the cells of one plane share
+
+
+class AnalysisError(UserError):
+    """Records that can't be analysed: none at all, or none with the metric that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A plan and what is known of its runs. Every run of the plan has a status; a finished one has a record."""
+
+    plan: Plan
+    spec_by_fingerprint: Mapping[str, RunSpec]
+    record_by_fingerprint: Mapping[str, RunRecord]  # finished runs of this plan only
+    failure_by_fingerprint: Mapping[str, Failure]  # why failed runs failed, where that is known
+    status_by_fingerprint: Mapping[str, Status]
+    cells_by_group: Mapping[Group, tuple[PlannedCell, ...]]
+    base_by_group: Mapping[Group, PlannedBase]
+
+    @property
+    def num_finished(self) -> int:
+        """Finished runs, bases included."""
+        return len(self.record_by_fingerprint)
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Every metric some trained run reports, in the order of `train.metrics`."""
+        found = {name for record in self.record_by_fingerprint.values() if record.stage != "base"
+                 for name in record.metrics}
+        return tuple(name for name in METRICS if name in found)
+
+    def absent(self, group: Group | None = None) -> dict[Status, tuple[str, ...]]:
+        """Run ids asked for and not finished, by status, in the plan's order; of one plane or of all."""
+        wanted = None if group is None else self.fingerprints(group)
+        found: dict[Status, list[str]] = {}
+        for spec in self.plan.runs:
+            status = self.status_by_fingerprint[spec.fingerprint]
+            if status is not Status.FINISHED and (wanted is None or spec.fingerprint in wanted):
+                found.setdefault(status, []).append(spec.run_id)
+        return {status: tuple(found[status]) for status in Status if status in found}
+
+    def fingerprints(self, group: Group) -> set[str]:
+        """The runs that answer one plane, its base included."""
+        found = {planned.fingerprint for planned in self.cells_by_group[group]}
+        if group in self.base_by_group:
+            found.add(self.base_by_group[group].fingerprint)
+        return found
+
+    def specs(self, group: Group) -> list[RunSpec]:
+        """The plane's runs in the plan's order, its base included."""
+        wanted = self.fingerprints(group)
+        return [spec for spec in self.plan.runs if spec.fingerprint in wanted]
+
+
+def make_table(plan: Plan, records: Mapping[str, RunRecord], statuses: Mapping[str, Status],
+               failures: Mapping[str, Failure] | None = None) -> Table:
+    """Join by fingerprint. Records of other plans are left out; a run without a status is PLANNED.
+
+    A finished record counts as finished whatever `statuses` says: the record is the fact, the status a view of it.
+    """
+    cells: dict[Group, list[PlannedCell]] = {}
+    for planned in plan.cells:
+        cells.setdefault(planned.cell.group, []).append(planned)
+    mine = {spec.fingerprint: records[spec.fingerprint] for spec in plan.runs if spec.fingerprint in records}
+    finished = {key: record for key, record in mine.items() if record.outcome == "finished"}
+    known_failures = {key: record.failure for key, record in mine.items() if record.failure is not None}
+    known_failures.update(failures or {})
+    status = {}
+    for spec in plan.runs:
+        known = statuses.get(spec.fingerprint, Status.PLANNED)
+        if spec.fingerprint in finished:
+            known = Status.FINISHED
+        elif known is Status.FINISHED:  # a status without its record: believe the record's absence
+            known = Status.PLANNED
+        status[spec.fingerprint] = known
+    return Table(
+        plan=plan,
+        spec_by_fingerprint=MappingProxyType({spec.fingerprint: spec for spec in plan.runs}),
+        record_by_fingerprint=MappingProxyType(finished),
+        failure_by_fingerprint=MappingProxyType({key: failure for key, failure in known_failures.items()
+                                                 if status.get(key) is Status.FAILED}),
+        status_by_fingerprint=MappingProxyType(status),
+        cells_by_group=MappingProxyType({group: tuple(members) for group, members in cells.items()}),
+        base_by_group=MappingProxyType({(base.model, base.dataset, base.settings): base for base in plan.bases}),
+    )
+
+
+def choose_metric(table: Table, asked: str | None) -> Metric:
+    """The metric that selects: what was asked, or the first preferred one on record.
+
+    Raises   ConfigError for a name that isn't a validation metric with a direction; AnalysisError if no record
+             holds it. Test metrics are refused on purpose: what chooses can't also judge.
+    """
+    selectable = [name for name, metric in METRICS.items()
+                  if name.startswith("validation_") and metric.better != "none"]
+    if asked is not None and asked not in selectable:
+        raise _refuse_metric(asked, selectable)
+    if not any(record.stage != "base" for record in table.record_by_fingerprint.values()):
+        raise AnalysisError(f"no finished run of {table.plan.name} among {len(table.plan.runs)} asked",
+                            "at least one", f"first run: python -m sweep +grid={table.plan.name}")
+    available = [name for name in table.available if name in selectable]
+    if asked is not None and asked not in available:
+        raise AnalysisError(f"analysis.metric={asked} is on no record of {table.plan.name}",
+                            f"one of {', '.join(available) or 'none'}", "leave analysis.metric out to choose")
+    chosen = METRICS[asked] if asked is not None else selection_metric(available)
+    if chosen is None and available:
+        chosen = METRICS[available[0]]
+    if chosen is None:
+        raise AnalysisError(f"the records of {table.plan.name} hold no validation metric",
+                            f"one of {', '.join(SELECTION_PREFERENCE)}", "set dataset.num_validation_rows above 0")
+    return chosen
+
+
+def _refuse_metric(asked: str, selectable: list[str]) -> ConfigError:
+    if asked in METRICS:
+        same = asked.replace("test_", "validation_").replace("robustness_", "validation_")
+        why = "has no direction" if METRICS[asked].better == "none" else "is for the report, not for choosing"
+        fix = f"use analysis.metric={same}" if same in selectable and same != asked else ""
+        return ConfigError(f"analysis.metric={asked} {why}", f"one of {', '.join(selectable)}", fix)
+    near = difflib.get_close_matches(asked, selectable, n=2, cutoff=0.4)
+    return ConfigError(f"unknown metric analysis.metric={asked}", f"one of {', '.join(selectable)}",
+                       f"did you mean {' or '.join(near)}?" if near else "")
+
+
+def flat_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for a file: mappings become `group.key` columns, an absent number an absent key; order kept."""
+    flat = []
+    for row in rows:
+        cells: dict[str, Any] = {}
+        for key, value in row.items():
+            if isinstance(value, Mapping):
+                prefix = "" if key == "metrics" else f"{key}."
+                cells.update({f"{prefix}{inner}": value[inner] for inner in sorted(value)})
+            else:
+                cells[key] = str(value) if isinstance(value, Status) else value
+        flat.append(cells)
+    return flat

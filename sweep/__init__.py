@@ -1,0 +1,1 @@
+"""Many runs: a grid in, records out. Planning imports neither torch nor transformers."""

@@ -1,0 +1,230 @@
+"""Keep workers alive until every run of a plan is finished or has failed; show how far it is.
+
+The controller decides nothing that must survive it: kill it and the workers go on, start it again and it joins
+them. Only one per sweep, the holder of controller.lock, starts workers; a second one watches, and takes over
+when the first dies.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import IO
+
+from sweep.claims import process_lives, this_process
+from sweep.duration import Estimate, kind_of, remaining_time, seconds_by_kind
+from sweep.folder import SweepFolder
+from sweep.launch import Job, Launch, start_workers
+from sweep.ledger import CLAIMABLE, Ledger, RunState
+from sweep.show import View, reason
+from sweep.slots import holders
+from sweep.spec import Plan, Status
+from sweep.worker import same_failure
+from train.record import Failure
+
+PATIENCE_S = 30.0  # for checkpoints, after a request to stop
+NUM_DEATHS = 3  # of workers in a row, none of which got anything done, until we stop starting more
+QUICK_DEATH_S = 60.0
+POLL_S = 0.5
+
+Start = Callable[[Launch, Sequence[int]], list[Job]]
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM as a request: the first sets `event`, the second leaves at once."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["Interrupts"]:
+        """Listen while inside; only the main thread can."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self._handle) for number in numbers]
+        try:
+            yield self
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.event.is_set():
+            raise KeyboardInterrupt
+        self.event.set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a controller's work ended. problem: why it gave up, for people."""
+
+    states: dict[str, RunState]
+    is_interrupted: bool = False
+    is_watcher: bool = False  # somebody else's workers go on
+    num_left_working: int = 0  # workers that hadn't stopped when patience ran out
+    problem: str = ""
+
+    def num(self, *statuses: Status) -> int:
+        """How many runs have one of these statuses."""
+        return sum(state.status in statuses for state in self.states.values())
+
+
+class Controller:
+    """One sweep's workers, from this process."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, folder: SweepFolder, launch: Launch, view: View,
+                 interrupts: Interrupts, *, start: Start = start_workers, poll_s: float = POLL_S) -> None:
+        self.plan, self.ledger, self.folder, self.launch, self.view = plan, ledger, folder, launch, view
+        self.interrupts, self._start, self._poll_s = interrupts, start, poll_s
+        self.states: dict[str, RunState] = {}
+        self._jobs: list[Job] = []
+        self._first_outcomes: list[Failure | None] = []
+        self._history: dict = {}
+        self._not_before: dict[int, float] = {}
+        self._pause_s = 1.0
+        self._num_deaths, self._done_before = 0, (-1, -1)
+        self._started = time.time()
+
+    def run(self) -> Ending:
+        """Until everything is finished or failed, somebody says stop, or going on makes no sense."""
+        lock: IO[str] | None = None
+        try:
+            while True:
+                look_s = self._look()
+                if all(state.status in (Status.FINISHED, Status.FAILED) for state in self.states.values()):
+                    return Ending(states=self.states)
+                lock = lock or take_controller_lock(self.folder)
+                if self.interrupts.event.is_set() or self.folder.was_stopped_after(self._started):
+                    return self._stop(is_owner=lock is not None)
+                if lock is not None and (problem := self._same_failure() or self._tend_workers()):
+                    self.view.say(problem)
+                    return self._stop(is_owner=True, problem=problem)
+                self.interrupts.event.wait(max(self._poll_s, 5 * look_s))
+        finally:
+            if lock is not None:
+                lock.close()
+
+    def _look(self) -> float:
+        """Read the ledger, show what it says; the seconds that took."""
+        started = time.monotonic()
+        before, self.states = self.states, self.ledger.statuses(spec.fingerprint for spec in self.plan.runs)
+        for spec in self.plan.runs:
+            state, old = self.states[spec.fingerprint], before.get(spec.fingerprint)
+            if old is None or old.status is state.status:
+                continue
+            if state.status is Status.FAILED:
+                self._first_outcomes.append(state.failure)
+                self.view.say(f"failed {spec.run_id}: {reason(state)}")
+            elif state.status is Status.FINISHED:
+                self._first_outcomes.append(None)
+                self.view.say(f"finished {spec.run_id}")
+        self.view.update(self.plan, self.states, self._estimate())
+        return time.monotonic() - started
+
+    def _estimate(self) -> Estimate | None:
+        num_finished = sum(map(len, self._history.values()))
+        records = self.ledger.records(self.states)
+        if len(records) != num_finished:
+            self._history = seconds_by_kind([(kind_of(spec), records[spec.fingerprint])
+                                             for spec in self.plan.runs if spec.fingerprint in records])
+        return remaining_time(self.plan.runs, self.states, self._history, self.launch.num_slots, time.time())
+
+    def _same_failure(self) -> str:
+        failure = same_failure(self._first_outcomes)
+        if failure is None:
+            return ""
+        return (f"stopped: the first {len(self._first_outcomes)} runs all failed in {failure.last_frame}: "
+                f"{failure.message}. The rest stays planned.")
+
+    def _tend_workers(self) -> str:
+        """Start as many workers as there are free slots and unclaimed runs; say why not, if that makes no sense."""
+        held = holders(self.folder.root)
+        registered = {holder.job for holder in held.values()}
+        if problem := self._bury([job for job in self._jobs if not job.is_alive() and job.number not in registered]):
+            return problem
+        starting = [job for job in self._jobs if job.is_alive() and job.number not in registered]
+        busy = {state.owner.pid for state in self.states.values() if state.status is Status.RUNNING and state.owner}
+        num_idle = sum(holder.sweep == self.folder.name and holder.owner.pid not in busy for holder in held.values())
+        num_claimable = sum(state.status in CLAIMABLE for state in self.states.values())
+        taken = set(held) | {job.slot for job in starting}
+        free = [slot for slot in range(self.launch.num_slots)
+                if slot not in taken and time.monotonic() >= self._not_before.get(slot, 0.0)]
+        num_wanted = min(len(free), num_claimable - len(starting) - num_idle)
+        if num_wanted > 0:
+            self._jobs += self._start(self.launch, free[:num_wanted])
+        return ""
+
+    def _bury(self, dead: list[Job]) -> str:
+        """Forget dead workers; a problem if they die again and again without getting anything done."""
+        done = (sum(state.status in (Status.FINISHED, Status.FAILED) for state in self.states.values()),
+                sum(state.heartbeat.step for state in self.states.values() if state.heartbeat))
+        if done != self._done_before:
+            self._num_deaths, self._done_before, self._pause_s = 0, done, 1.0
+        for job in dead:
+            self._jobs.remove(job)
+            self._not_before[job.slot] = time.monotonic() + self._pause_s
+            if job.ended_in_order():  # it found nothing to do: a taken slot, or runs that others took
+                self._pause_s = min(30.0, 2 * self._pause_s)
+            elif time.time() - job.started_at < QUICK_DEATH_S:
+                self._num_deaths += 1
+        if self._num_deaths < NUM_DEATHS:
+            return ""
+        words = [f"  {line[:200]}" for line in dead[-1].last_words(4)] or ["  it printed nothing"]
+        return "\n".join([f"stopped: {self._num_deaths} workers in a row died at once; the last one said:", *words])
+
+    def _stop(self, *, is_owner: bool, problem: str = "") -> Ending:
+        """End our workers, if they are ours, and wait for their checkpoints."""
+        num_left = 0
+        if is_owner:
+            num_left = stop_workers(self.folder, self._jobs, on_wait=lambda num: self.view.say(
+                f"stopping: waiting for {num} {'worker' if num == 1 else 'workers'} to save their state"))
+            self._look()
+        return Ending(states=self.states, is_interrupted=not problem, problem=problem, num_left_working=num_left,
+                      is_watcher=not is_owner and not self.folder.was_stopped_after(self._started))
+
+
+def stop_workers(folder: SweepFolder, jobs: Sequence[Job] = (), *, patience_s: float = PATIENCE_S,
+                 on_wait: Callable[[int], None] = lambda num: None) -> int:
+    """Ask this sweep's workers to save and end; how many haven't when patience runs out.
+
+    The signal is repeated: a worker that is still starting loses the first one.
+    """
+    folder.ask_to_stop()
+    deadline, next_signal = time.monotonic() + patience_s, 0.0
+    is_first = True
+    while True:
+        owners = [holder.owner for holder in holders(folder.root).values() if holder.sweep == folder.name]
+        alive = {(owner.pid, owner.process_start) for owner in owners}
+        alive |= {(job.pid, job.process_start) for job in jobs if job.is_alive()}
+        if not alive or time.monotonic() > deadline:
+            return len(owners)
+        if is_first:
+            on_wait(len(owners) or len(alive))
+            is_first = False
+        if time.monotonic() >= next_signal:
+            next_signal = time.monotonic() + 1.0
+            for pid, start in alive:
+                if process_lives(pid, start):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGTERM)
+        time.sleep(0.05)
+
+
+def take_controller_lock(folder: SweepFolder) -> IO[str] | None:
+    """Become the one process that starts this sweep's workers; None if another one is."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    stream = open(folder.lock_path, "a+", encoding="utf-8")  # noqa: SIM115 - held until the controller ends
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        return None
+    stream.truncate(0)
+    stream.write(json.dumps(asdict(this_process("controller"))))
+    stream.flush()
+    return stream

@@ -1,0 +1,302 @@
+"""Facts on disk, one folder a run: the only door to it, for workers, commands and the analysis.
+
+    <root>/.runs/<fingerprint>/
+        spec.json                   what the run is; written once
+        events.jsonl, checkpoint/   the run's own
+        attempts/0001.json          the claim; the owner is the highest number (see `sweep.claims`)
+                 0001.heartbeat     step and time, at most every two seconds
+                 0001.log           everything the run printed
+                 0001.failure.json  its record, if it failed
+                 0001.released      given back with a checkpoint
+                 0001.retry         its failure, or its death, was forgiven
+        record.json                 a finished run; written last, the first writer wins
+
+Rejected: a database (SQLite's locks fail on NFS, and a file a person can read outlives the code), lock files
+with deletion (who deletes a dead owner's lock may delete a living one's), and status files that are rewritten
+(two writers, one truth lost). Every fact is a file that appears once.
+"""
+
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.claims import Owner, is_alive, owner_from_dict, this_process
+from sweep.spec import Status
+from train.files import read_json, write_json_atomic, write_json_exclusive
+from train.record import Failure, RunRecord, record_from_dict, record_to_dict
+
+MAX_ATTEMPTS = 5  # deaths in a row, none getting further than the one before, until a run counts as failed
+BEAT_EVERY_S = 2.0
+CLAIMABLE = (Status.PLANNED, Status.INTERRUPTED, Status.LOST)
+
+_ATTEMPT_FILE = re.compile(r"(\d{4,})\.(json|heartbeat|failure\.json|released|retry)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """How far an attempt came, and when it said so (seconds since 1970)."""
+
+    step: int
+    num_steps: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """What the ledger knows of one run now. attempt: the latest; 0 if there was none."""
+
+    status: Status
+    attempt: int = 0
+    owner: Owner | None = None
+    heartbeat: Heartbeat | None = None
+    failure: Failure | None = None
+
+
+PLANNED = RunState(status=Status.PLANNED)
+
+
+class Ledger:
+    """Every run below one root folder."""
+
+    def __init__(self, root: Path | str, max_attempts: int = MAX_ATTEMPTS) -> None:
+        self.root, self.max_attempts = Path(root), max_attempts
+        self.runs = self.root / ".runs"
+        self._records: dict[str, RunRecord] = {}  # a believed record never changes
+
+    def folder(self, fingerprint: str) -> Path:
+        """Where everything of one run lies."""
+        return self.runs / fingerprint
+
+    def attempt_path(self, fingerprint: str, attempt: int, suffix: str) -> Path:
+        """The file of one attempt: suffix json, heartbeat, log, failure.json, released or retry."""
+        return self.folder(fingerprint) / "attempts" / f"{attempt:04d}.{suffix}"
+
+    def record(self, fingerprint: str) -> RunRecord | None:
+        """The finished run's record; None unless it is whole, of this version and of this run."""
+        if fingerprint not in self._records:
+            record = _believed(self.folder(fingerprint) / "record.json", fingerprint)
+            if record is None or record.outcome != "finished":
+                return None
+            self._records[fingerprint] = record
+        return self._records[fingerprint]
+
+    def records(self, fingerprints: Iterable[str]) -> dict[str, RunRecord]:
+        """The records of those runs that are finished."""
+        found = ((fingerprint, self.record(fingerprint)) for fingerprint in self._existing(fingerprints))
+        return {fingerprint: record for fingerprint, record in found if record is not None}
+
+    def status(self, fingerprint: str) -> RunState:
+        """What is known of one run."""
+        record = self.record(fingerprint)
+        if record is not None:
+            return RunState(status=Status.FINISHED, attempt=record.attempt)
+        return self._unfinished_state(fingerprint)
+
+    def statuses(self, fingerprints: Iterable[str]) -> dict[str, RunState]:
+        """What is known of each run, in the order asked."""
+        fingerprints = list(fingerprints)
+        existing = set(self._existing(fingerprints))
+        return {fingerprint: self.status(fingerprint) if fingerprint in existing else PLANNED
+                for fingerprint in fingerprints}
+
+    def write_spec(self, fingerprint: str, spec: Mapping[str, Any]) -> None:
+        """Write down what the run is, once."""
+        folder = self.folder(fingerprint)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "spec.json").exists():
+            write_json_exclusive(folder / "spec.json", spec)
+
+    def claim(self, fingerprint: str, worker: str = "") -> "Claim | None":
+        """Take the run, if nobody lives who has it; None if it isn't to be had."""
+        state = self.status(fingerprint)
+        if state.status not in CLAIMABLE:
+            return None
+        claim = Claim(self, fingerprint, state.attempt + 1)
+        (self.folder(fingerprint) / "attempts").mkdir(parents=True, exist_ok=True)
+        if not write_json_exclusive(claim.path("json"), dataclasses.asdict(this_process(worker))):
+            return None
+        if self.record(fingerprint) is not None:  # the owner we took for dead committed in between
+            claim.release()
+            return None
+        return claim
+
+    def retry(self, fingerprint: str) -> bool:
+        """Forgive the run's last failure, so that it can be claimed again; False if it hasn't failed."""
+        state = self.status(fingerprint)
+        if state.status is not Status.FAILED:
+            return False
+        return write_json_exclusive(self.attempt_path(fingerprint, state.attempt, "retry"), {"time": time.time()})
+
+    def last_attempt(self, fingerprint: str) -> int:
+        """The highest attempt there is; 0 for none."""
+        return max(_attempts(self.folder(fingerprint)), default=0)
+
+    def _existing(self, fingerprints: Iterable[str]) -> list[str]:
+        try:
+            names = set(os.listdir(self.runs))
+        except FileNotFoundError:
+            return []
+        return [fingerprint for fingerprint in fingerprints if fingerprint in names]
+
+    def _unfinished_state(self, fingerprint: str) -> RunState:
+        files = _attempts(self.folder(fingerprint))
+        if not files:
+            return PLANNED
+        attempt = max(files)
+        kinds = files[attempt]
+        owner = owner_from_dict(read_json(self.attempt_path(fingerprint, attempt, "json")))
+        heartbeat = self._heartbeat(fingerprint, attempt) if "heartbeat" in kinds else None
+
+        def state(status: Status, failure: Failure | None = None) -> RunState:
+            return RunState(status=status, attempt=attempt, owner=owner, heartbeat=heartbeat, failure=failure)
+
+        if "retry" in kinds:
+            return state(Status.PLANNED)
+        if "failure.json" in kinds:
+            return state(Status.FAILED, self._failure(fingerprint, attempt))
+        if "released" in kinds:
+            return state(Status.INTERRUPTED)
+        if owner is not None and is_alive(owner, lambda: self._silence_s(fingerprint, attempt)):
+            return state(Status.RUNNING)
+        if _attempts(self.folder(fingerprint)) != files or self.record(fingerprint) is not None:
+            return self.status(fingerprint)  # its last word came between our two looks
+        deaths = self._deaths_in_a_row(fingerprint, files)
+        if deaths >= self.max_attempts:
+            return state(Status.FAILED, self._crash(fingerprint, attempt, deaths))
+        return state(Status.LOST)
+
+    def _deaths_in_a_row(self, fingerprint: str, files: Mapping[int, set[str]]) -> int:
+        """How many of the latest attempts died without a word and without getting further than the next one.
+
+        A run that is killed from outside but gets further each time isn't at fault, however often it happens.
+        """
+        deaths, step_after = 0, None
+        for attempt in sorted(files, reverse=True):
+            if files[attempt] & {"retry", "failure.json", "released"}:
+                break
+            heartbeat = self._heartbeat(fingerprint, attempt) if "heartbeat" in files[attempt] else None
+            step = heartbeat.step if heartbeat else 0
+            if step_after is not None and step < step_after:
+                break
+            deaths, step_after = deaths + 1, step
+        return deaths
+
+    def _heartbeat(self, fingerprint: str, attempt: int) -> Heartbeat | None:
+        values = read_json(self.attempt_path(fingerprint, attempt, "heartbeat")) or {}
+        try:
+            return Heartbeat(step=int(values["step"]), num_steps=int(values["num_steps"]), time=float(values["time"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def _failure(self, fingerprint: str, attempt: int) -> Failure:
+        record = _believed(self.attempt_path(fingerprint, attempt, "failure.json"), fingerprint)
+        if record is None or record.failure is None:
+            return Failure(kind="unreadable", message=f"the failure of attempt {attempt} can't be read")
+        return record.failure
+
+    def _crash(self, fingerprint: str, attempt: int, deaths: int) -> Failure:
+        last_line = next(iter(tail(self.attempt_path(fingerprint, attempt, "log"), 1)), "nothing was printed")
+        return Failure(kind="crash", message=f"its worker died {deaths} times without a word; last printed: "
+                                             f"{last_line[:200]}")
+
+    def _silence_s(self, fingerprint: str, attempt: int) -> float:
+        """How long an owner elsewhere has been silent, by the file system's clock alone: machines' clocks differ."""
+        last = 0.0
+        for suffix in ("json", "heartbeat"):
+            try:
+                last = max(last, self.attempt_path(fingerprint, attempt, suffix).stat().st_mtime)
+            except FileNotFoundError:
+                continue
+        try:
+            clock = self.runs / f".clock-{os.getpid()}"
+            clock.write_text("", encoding="ascii")
+            now = clock.stat().st_mtime
+            clock.unlink()
+        except OSError:  # a reader of somebody else's results may not write
+            now = time.time()
+        return now - last
+
+
+class Claim:
+    """One attempt at one run, held by this process until it commits, fails or releases it."""
+
+    def __init__(self, ledger: Ledger, fingerprint: str, attempt: int) -> None:
+        self.ledger, self.fingerprint, self.attempt = ledger, fingerprint, attempt
+        self._last_beat = float("-inf")
+
+    def path(self, suffix: str) -> Path:
+        """A file of this attempt."""
+        return self.ledger.attempt_path(self.fingerprint, self.attempt, suffix)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.ledger.folder(self.fingerprint)
+
+    def is_fenced(self) -> bool:
+        """Whether somebody took this run over, believing us dead."""
+        return self.ledger.last_attempt(self.fingerprint) != self.attempt
+
+    def beat(self, step: int, num_steps: int, *, force: bool = False) -> None:
+        """Say how far the run came; cheap enough to call at every step."""
+        if force or time.monotonic() - self._last_beat >= BEAT_EVERY_S:
+            self._last_beat = time.monotonic()
+            write_json_atomic(self.path("heartbeat"), {"step": step, "num_steps": num_steps, "time": time.time()})
+
+    def commit(self, record: RunRecord) -> bool:
+        """Make the finished run's record final; False if the run is somebody else's by now."""
+        if record.fingerprint != self.fingerprint or record.outcome != "finished":
+            raise ValueError(f"not the record of a finished {self.fingerprint}: {record.run_id}, {record.outcome}")
+        if self.is_fenced():
+            return False
+        path = self.folder / "record.json"
+        if write_json_exclusive(path, record_to_dict(record)):
+            return True
+        if self.ledger.record(self.fingerprint) is not None:
+            return False
+        path.rename(path.with_name(f"record.unreadable-{self.attempt:04d}.json"))  # half or foreign; kept, not believed
+        return write_json_exclusive(path, record_to_dict(record))
+
+    def fail(self, record: RunRecord) -> None:
+        """Write down why this attempt failed; the run then waits for action=retry."""
+        write_json_exclusive(self.path("failure.json"), record_to_dict(record))
+
+    def release(self) -> None:
+        """Give the run back, to be continued from its checkpoint by anybody."""
+        write_json_exclusive(self.path("released"), {"time": time.time()})
+
+
+def tail(path: Path, num_lines: int) -> list[str]:
+    """The last lines with something in them; [] if there is no such file."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - 65536))
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()][-num_lines:]
+
+
+def _attempts(folder: Path) -> dict[int, set[str]]:
+    """Which files each attempt has; attempts without a claim file aren't any."""
+    files: dict[int, set[str]] = {}
+    try:
+        names = os.listdir(folder / "attempts")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    for name in names:
+        if match := _ATTEMPT_FILE.fullmatch(name):
+            files.setdefault(int(match[1]), set()).add(match[2])
+    return {attempt: kinds for attempt, kinds in files.items() if "json" in kinds}
+
+
+def _believed(path: Path, fingerprint: str) -> RunRecord | None:
+    values = read_json(path)
+    record = record_from_dict(values) if values is not None else None
+    return record if record is not None and record.fingerprint == fingerprint else None

@@ -1,0 +1,251 @@
+"""A worker: a process that claims runs of a plan one after another and trains them, until none is left.
+
+It talks to nobody. What it reads is the plan and the ledger, what it writes is the ledger, so the process that
+started it may die, be replaced or be joined by others. It is the one place of `sweep` that imports torch, and
+only once it has a run to train.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from sweep.folder import SweepFolder, link_run
+from sweep.ledger import BEAT_EVERY_S, MAX_ATTEMPTS, Claim, Ledger
+from sweep.plan import train_command
+from sweep.slots import take_slot
+from sweep.spec import RunSpec
+from train.config import config_to_dict
+from train.failures import failure_from_exception
+from train.record import Failure, RunRecord
+
+NOTHING_LEFT, NO_SLOT, SAME_FAILURE, DISK_FULL = 0, 3, 4, 5  # what `work` returns
+NUM_SAME_FAILURES = 3
+TRAINER = "sweep.worker:make_trainer"
+
+
+class GivenBack(Exception):  # noqa: N818 - not an error: the run's state is saved and anybody may go on
+    """A trainer stopped because it was asked to."""
+
+
+class RunOne(Protocol):
+    """Trains one run; raises GivenBack once its state is saved after `should_stop` became true."""
+
+    def __call__(self, spec: RunSpec, *, folder: Path, attempt: int, should_stop: Callable[[], bool],
+                 on_progress: Callable[[int, int], None]) -> RunRecord: ...
+
+
+def work(root: str, sweep: str, slot: int, gpu: str = "", num_threads: int = 1, max_attempts: int = MAX_ATTEMPTS,
+         trainer: str = TRAINER) -> int:
+    """The life of a worker process. Primitive arguments only: they are all that is pickled.
+
+    gpu: the one device to see, as CUDA_VISIBLE_DEVICES has it; "" for none.
+    trainer: module:function, called with the root once there is a run to train, gives a RunOne.
+    """
+    lock = take_slot(root, sweep, slot, os.environ.get("SUBMITIT_LOCAL_JOB_ID", ""))
+    if lock is None:
+        print(f"slot {slot} is taken", flush=True)
+        return NO_SLOT
+    stop = threading.Event()
+    _detach(stop)
+    os.environ.update(CUDA_VISIBLE_DEVICES=gpu, WEIGHT_SWEEP_NAME=sweep,
+                      OMP_NUM_THREADS=str(num_threads), MKL_NUM_THREADS=str(num_threads))
+    worker = Worker(Ledger(root, max_attempts), SweepFolder(root, sweep), stop, name=f"{os.uname().nodename}-{slot}",
+                    make_run_one=lambda: load_trainer(trainer)(root))
+    return worker.run()
+
+
+def load_trainer(name: str) -> Callable[[str], RunOne]:
+    """The function behind module:function."""
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
+
+
+def make_trainer(root: str) -> RunOne:
+    """The real trainer; models and tokenised data stay in memory from run to run."""
+    from train import run as training  # torch begins here
+
+    workbench = training.Workbench(Path(root) / ".cache")
+
+    def run_one(spec: RunSpec, *, folder: Path, attempt: int, should_stop: Callable[[], bool],
+                on_progress: Callable[[int, int], None]) -> RunRecord:
+        try:
+            return training.run(
+                spec.config, run_id=spec.run_id, fingerprint=spec.fingerprint, folder=folder, attempt=attempt,
+                workbench=workbench, model_identity=spec.model_identity, dataset_identity=spec.dataset_identity,
+                should_stop=should_stop, on_progress=on_progress)
+        except training.Interrupted as error:
+            raise GivenBack(str(error)) from error
+
+    return run_one
+
+
+@dataclass(slots=True)
+class _Position:
+    step: int = 0
+    num_steps: int = 0
+
+
+class Worker:
+    """Claims and trains; `stop` asks it to save its run at the next step, give it back and end."""
+
+    def __init__(self, ledger: Ledger, folder: SweepFolder, stop: threading.Event, *, name: str,
+                 make_run_one: Callable[[], RunOne]) -> None:
+        self.ledger, self.folder, self.stop, self.name = ledger, folder, stop, name
+        self._make_run_one, self._run_one = make_run_one, None
+        self._first_failures: list[Failure | None] = []
+        self._started = time.time()
+
+    def run(self) -> int:
+        """Work until nothing is left, somebody says stop, or going on makes no sense."""
+        for spec, claim in self._claims():
+            started = time.monotonic()
+            outcome, failure = self._attempt(spec, claim)
+            say = f"{outcome} {spec.run_id} after {time.monotonic() - started:.1f} s"
+            print(f"{say}: {failure.kind}: {failure.message}" if failure else say, flush=True)
+            if failure and failure.kind == "disk_full":
+                return DISK_FULL
+            if outcome != "interrupted":
+                self._first_failures = [*self._first_failures, failure][:NUM_SAME_FAILURES]
+            if same_failure(self._first_failures):
+                return SAME_FAILURE
+        return NOTHING_LEFT
+
+    def _claims(self) -> Iterator[tuple[RunSpec, Claim]]:
+        """One claim after another in the plan's order, and again from the start while that finds some."""
+        found = True
+        while found:
+            found = False
+            version, plan = self.folder.plan_version(), self.folder.plan()
+            for spec in plan.runs if plan else ():
+                if self.stop.is_set() or self.folder.was_stopped_after(self._started):
+                    return
+                if self.folder.plan_version() != version:  # another question was asked under the same name
+                    found = True
+                    break
+                claim = self.ledger.claim(spec.fingerprint, self.name)
+                if claim is not None:
+                    found = True
+                    yield spec, claim
+
+    def _attempt(self, spec: RunSpec, claim: Claim) -> tuple[str, Failure | None]:
+        """Train one claimed run and write down how it ended."""
+        self.ledger.write_spec(spec.fingerprint, spec_to_dict(spec))
+        link_run(self.folder.path / "runs", spec.run_id, spec.fingerprint)
+        fenced, position = threading.Event(), _Position()
+
+        def on_progress(step: int, num_steps: int) -> None:
+            position.step, position.num_steps = step, num_steps
+            claim.beat(step, num_steps)
+
+        with _output_to(claim.path("log")), self._beating(claim, position, fenced):
+            try:
+                self._run_one = self._run_one or self._make_run_one()
+                record = self._run_one(spec, folder=claim.folder, attempt=claim.attempt, on_progress=on_progress,
+                                       should_stop=lambda: self.stop.is_set() or fenced.is_set())
+                if record.outcome == "finished":
+                    return ("finished" if claim.commit(record) else "somebody else finished"), None
+                claim.fail(record)
+                return "failed", record.failure
+            except GivenBack:
+                claim.release()
+                return "interrupted", None
+            except (Exception, SystemExit) as error:  # whatever breaks a run must not break the next one
+                traceback.print_exc()
+                return self._fail(spec, claim, failure_from_exception(error))
+
+    def _fail(self, spec: RunSpec, claim: Claim, failure: Failure) -> tuple[str, Failure]:
+        if failure.kind == "disk_full":  # not the run's fault, and there's no room to write it down
+            with contextlib.suppress(OSError):
+                claim.release()
+            return "interrupted", failure
+        claim.fail(failed_record(spec, claim.attempt, failure))
+        return "failed", failure
+
+    @contextlib.contextmanager
+    def _beating(self, claim: Claim, position: _Position, fenced: threading.Event) -> Iterator[None]:
+        """Say every two seconds that we live, however long a step takes, and hear whether we should stop."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(BEAT_EVERY_S / 2):
+                with contextlib.suppress(OSError):  # a full disk for a moment is no reason to lose a run
+                    claim.beat(position.step, position.num_steps)
+                if claim.is_fenced():
+                    fenced.set()
+                if self.folder.was_stopped_after(self._started):
+                    self.stop.set()
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def same_failure(outcomes: list[Failure | None]) -> Failure | None:
+    """The failure of the first three runs, if they all failed in the same line: the code's fault, not the runs'."""
+    first = outcomes[:NUM_SAME_FAILURES]
+    signatures = {(failure.kind, failure.last_frame) if failure else None for failure in first}
+    if len(first) == NUM_SAME_FAILURES and len(signatures) == 1 and first[0] and first[0].kind == "code":
+        return first[0]
+    return None
+
+
+def failed_record(spec: RunSpec, attempt: int, failure: Failure) -> RunRecord:
+    """The record of an attempt that ended in an exception; its texts can always be written as UTF-8."""
+    texts = {name: getattr(failure, name).encode("utf-8", "replace").decode()
+             for name in ("kind", "message", "last_frame", "traceback")}
+    return RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="failed", stage=spec.config.stage,
+                     attempt=attempt, finished_at=time.time(), failure=replace(failure, **texts))
+
+
+def spec_to_dict(spec: RunSpec) -> dict[str, Any]:
+    """What spec.json says: enough to train the run on another machine next year."""
+    return {"run_id": spec.run_id, "fingerprint": spec.fingerprint, "config": config_to_dict(spec.config),
+            "model_identity": spec.model_identity, "dataset_identity": spec.dataset_identity,
+            "command": train_command(spec)}
+
+
+def _detach(stop: threading.Event) -> None:
+    """Out of reach of the terminal: neither Ctrl-C nor a dying ssh session ends a worker; SIGTERM asks it to stop."""
+    with contextlib.suppress(PermissionError):  # already a session of its own
+        os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signal_number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(signal_number, lambda *_: stop.set())
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Everything this process prints, C libraries included, goes to `path`."""
+    saved = [os.dup(1), os.dup(2)]
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        _flush()
+        for number in (1, 2):
+            os.dup2(log, number)
+        yield
+    finally:
+        _flush()
+        for number, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+        os.close(log)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()

@@ -1,0 +1,180 @@
+"""The loop: exact accumulation, exact resume, and the one invariance that merges cells into rays."""
+
+import json
+import math
+
+import pytest
+import torch
+from tiny import run_config, tiny_model, tiny_split
+
+from train.checkpoint import FILE_NAME
+from train.failures import NonFiniteLossError
+from train.loop import Hooks, Interrupted, train_model
+from train.model import add_adapters
+from train.tracking import NullTracker
+
+CPU = torch.device("cpu")
+
+
+def flat(model) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def trained(tmp_path, config, *, split=None, stop_after=None, model=None, fingerprint="f" * 32):
+    """The trained parameters; with `stop_after`, interrupted after that many steps and left there."""
+    model = model if model is not None else tiny_model()
+    done: list[int] = []
+    hooks = Hooks(lambda: stop_after is not None and len(done) >= stop_after,
+                  lambda step, steps: done.append(step), NullTracker())
+    progress = train_model(model, split or tiny_split(), config, fingerprint=fingerprint, folder=tmp_path,
+                           device=CPU, hooks=hooks)
+    return flat(model), progress
+
+
+def relative(one: torch.Tensor, other: torch.Tensor, start: torch.Tensor) -> float:
+    """Distance between two end points in units of the distance travelled."""
+    return float((one - other).norm() / (other - start).norm())
+
+
+@pytest.mark.parametrize("recipe", [{}, {"dropout": 0.3}, {"optimizer": "sgd", "momentum": 0.9}])
+@pytest.mark.parametrize("stop_after", [1, 3, 7])
+def test_an_interrupted_run_ends_bitwise_equal(tmp_path, recipe, stop_after):
+    config = run_config(0.5, 1.0, **recipe)
+
+    def model():
+        built = tiny_model()
+        for module in built.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = config.train.dropout
+        return built
+
+    undisturbed, progress = trained(tmp_path / "undisturbed", config, model=model())
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "interrupted", config, stop_after=stop_after, model=model())
+    resumed, resumed_progress = trained(tmp_path / "interrupted", config, model=model())
+    assert torch.equal(undisturbed, resumed)
+    assert (progress.step, progress.final_train_loss) == (resumed_progress.step, resumed_progress.final_train_loss)
+    logs = [[json.loads(line) for line in (tmp_path / name / "events.jsonl").read_text().splitlines()]
+            for name in ("undisturbed", "interrupted")]
+    assert logs[0] == logs[1]
+    assert [event["step"] for event in logs[0]] == list(range(1, progress.step + 1))
+
+
+def test_a_lora_run_resumes_bitwise_equal_and_leaves_the_base_alone(tmp_path):
+    config = run_config(1.0, 1.0, method="lora", lora_rank=4, epochs=2.0)
+
+    def adapted():
+        return add_adapters(tiny_model(), config.train, 5)
+
+    undisturbed, _ = trained(tmp_path / "a", config, model=adapted())
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "b", config, stop_after=2, model=adapted())
+    resumed, _ = trained(tmp_path / "b", config, model=adapted())
+    assert torch.equal(undisturbed, resumed)
+    model = adapted()
+    trained(tmp_path / "c", config, model=model)
+    assert torch.equal(flat(model.unload()), flat(tiny_model()))
+
+
+def test_a_damaged_or_foreign_checkpoint_starts_over(tmp_path):
+    config = run_config()
+    expected, _ = trained(tmp_path / "clean", config)
+    for name, damage in (("damaged", True), ("foreign", False)):
+        with pytest.raises(Interrupted):
+            trained(tmp_path / name, config, stop_after=2, fingerprint="e" * 32)
+        if damage:
+            (tmp_path / name / FILE_NAME).write_bytes(b"\x00" * 100)
+        result, _ = trained(tmp_path / name, config)
+        assert torch.equal(expected, result)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 30, 64, 100000])
+def test_t3_the_result_does_not_depend_on_micro_batching(tmp_path, micro_batch_tokens):
+    start = flat(tiny_model())
+    config = run_config(0.25, 1.0, optimizer="sgd", learning_rate=0.1)
+    expected, _ = trained(tmp_path / "a", config)
+    result, _ = trained(tmp_path / "b", run_config(0.25, 1.0, optimizer="sgd", learning_rate=0.1,
+                                                   micro_batch_tokens=micro_batch_tokens))
+    assert relative(result, expected, start) < 1e-5
+
+
+# T4: (w, w') and c * (w, w') are one experiment under AdamW without clipping, and only there.
+PAIRS = [((0.5, 0.5), (1.0, 1.0)), ((0.0, 0.25), (0.0, 1.0)), ((0.25, 0.5), (0.5, 1.0))]
+
+
+@pytest.mark.parametrize(("scaled", "canonical"), PAIRS)
+def test_t4_cells_of_one_ray_are_one_experiment_under_adamw(tmp_path, scaled, canonical):
+    start = flat(tiny_model())
+    expected, _ = trained(tmp_path / "a", run_config(*canonical))
+    result, _ = trained(tmp_path / "b", run_config(*scaled))
+    other, _ = trained(tmp_path / "c", run_config(1.0, 0.25))
+    assert relative(result, expected, start) < 2e-3
+    assert relative(other, expected, start) > 20 * relative(result, expected, start)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.25])
+def test_t4_powers_of_two_are_bitwise_equal_when_epsilon_scales_along(tmp_path, scale):
+    expected, _ = trained(tmp_path / "a", run_config(0.5, 1.0, epsilon=1e-8))
+    result, _ = trained(tmp_path / "b", run_config(0.5 * scale, 1.0 * scale, epsilon=1e-8 * scale))
+    assert torch.equal(expected, result)
+
+
+@pytest.mark.parametrize("recipe", [
+    {"optimizer": "sgd", "learning_rate": 0.1}, {"optimizer": "adam", "weight_decay": 0.1}, {"epsilon": 1e-2},
+])
+def test_t4_the_merge_would_be_wrong_for_other_optimisers(tmp_path, recipe):
+    start = flat(tiny_model())
+    expected, _ = trained(tmp_path / "a", run_config(1.0, 1.0, **recipe))
+    result, _ = trained(tmp_path / "b", run_config(0.25, 0.25, **recipe))
+    assert relative(result, expected, start) > 0.02
+
+
+def test_t4_the_merge_would_be_wrong_with_a_partly_active_clip(tmp_path):
+    start = flat(tiny_model())
+    recipe = {"clip_norm": 0.5}
+    expected, _ = trained(tmp_path / "a", run_config(1.0, 1.0, **recipe))
+    result, _ = trained(tmp_path / "b", run_config(0.1, 0.1, **recipe))
+    unclipped, _ = trained(tmp_path / "c", run_config(0.1, 0.1))
+    same, _ = trained(tmp_path / "d", run_config(1.0, 1.0))
+    assert relative(result, expected, start) > 5 * relative(unclipped, same, start)
+
+
+def test_t7_a_step_without_a_counted_token_teaches_nothing_and_is_not_nan(tmp_path):
+    split = tiny_split()
+    split.roles[split.roles == 2] = 1  # every target a prompt token: with prompt weight 0 nothing counts
+    result, progress = trained(tmp_path, run_config(0.0, 1.0), split=split)
+    assert torch.equal(result, flat(tiny_model()))
+    assert progress.final_train_loss == 0.0
+
+
+def test_a_non_finite_loss_names_its_step_and_rows(tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    with pytest.raises(NonFiniteLossError, match=r"step 1 .* rows row-"):
+        trained(tmp_path, run_config(), model=model)
+
+
+def test_seeds_are_kept_apart(tmp_path):
+    def end(**seeds):
+        config = run_config(1.0, 1.0)
+        values = {"init": 1, "data_order": 2, "dropout": 3} | seeds
+        import dataclasses
+
+        config = dataclasses.replace(config, seeds=dataclasses.replace(config.seeds, **values))
+        return trained(tmp_path / repr(sorted(values.items())), config)[0]
+
+    assert not torch.equal(end(), end(data_order=9))
+    assert torch.equal(end(), end(dropout=9)), "no dropout, so its seed may not matter"
+    assert torch.equal(end(), end(init=9)), "nothing is initialised in full fine-tuning"
+
+
+def test_weight_decay_is_decoupled_and_on_every_parameter(tmp_path):
+    split = tiny_split()
+    start = tiny_model()
+    model = tiny_model()
+    config = run_config(1.0, 1.0, learning_rate=1e-2, weight_decay=0.5, max_steps=2, warmup_ratio=0.0, epsilon=1e30)
+    trained(tmp_path, config, split=split, model=model)  # an infinite epsilon leaves the decay alone
+    factor = (1 - 1e-2 * 0.5) * (1 - 0.5e-2 * 0.5)  # cosine over two steps: 1, then a half
+    for before, after in zip(start.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(after, before * factor, rtol=1e-6, atol=1e-9)

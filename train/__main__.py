@@ -1,0 +1,25 @@
+"""`python -m train model=... dataset=... objective.prompt_weight=... objective.response_weight=... seed=...`:
+one cell by hand. Prints its record; `python -m sweep` does the same for many."""
+
+import sys
+
+
+def main(argv: list[str]) -> int:
+    """Exit codes: 0 finished, 1 failed, 2 the user's mistake, 130 interrupted."""
+    from train.by_hand import HELP, train_by_hand
+    from train.errors import UserError
+
+    if not argv or {"-h", "--help"} & set(argv):
+        print(HELP)
+        return 0
+    try:
+        return train_by_hand(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

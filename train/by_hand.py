@@ -1,0 +1,111 @@
+"""`python -m train`: one cell, composed, trained, measured and printed, in a folder of its own.
+
+It continues from its checkpoint when it is called again, and only prints the record if it is finished.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.errors import ConfigError
+from train.files import read_json, write_json_atomic
+from train.metrics import METRICS
+from train.record import RunRecord, record_from_dict, record_to_dict
+
+HELP = """\
+python -m train objective.prompt_weight=P objective.response_weight=R seed=S [KEY=VALUE ...]
+
+Train one cell by hand and print what it is worth. `python -m sweep ... status` prints such a line for any run.
+
+  model=NAME dataset=NAME train=NAME eval=NAME   files of conf/; train.learning_rate=3e-4 changes one number
+  stage=base                                     measure the untouched base model instead of training
+  output=FOLDER                                  record.json, events.jsonl; default outputs/by_hand/FINGERPRINT
+  --config-dir DIR                               a folder of your own YAML files, laid out like conf/
+
+Called again, an interrupted run goes on where it was; a finished one is only printed.
+Exit codes: 0 finished; 1 failed; 2 a mistake in the input, said in one line; 130 interrupted."""
+
+
+def train_by_hand(argv: Sequence[str]) -> int:
+    """Run the command line; UserError for a mistake in it."""
+    from train.compose import compose_run
+    from train.fingerprint import fingerprint as fingerprint_of
+    from train.identity import dataset_identity, model_identity
+
+    overrides, config_dirs, output = _split(argv)
+    if any(word == "stage=base" for word in overrides):  # nothing is trained, so nothing needs to be said of it
+        overrides = [*overrides, *(f"{key}=0" for key in ("objective.prompt_weight", "objective.response_weight",
+                                                          "seed") if not _says(overrides, key))]
+    config = compose_run(overrides, config_dirs)
+    identities = {"model_identity": model_identity(config.model, cache_folder=None),
+                  "dataset_identity": dataset_identity(config.dataset, cache_folder=None)}
+    fingerprint = fingerprint_of(config, **identities)
+    folder = Path(output) if output else Path("outputs") / "by_hand" / fingerprint
+    record = record_from_dict(read_json(folder / "record.json") or {})
+    if record is None or record.fingerprint != fingerprint:
+        record = _train(config, fingerprint, identities, folder)
+        write_json_atomic(folder / "record.json", record_to_dict(record))
+    _print(record, folder)
+    return 0 if record.outcome == "finished" else 1
+
+
+def _train(config, fingerprint: str, identities: dict[str, str], folder: Path) -> RunRecord:
+    from train.run import Workbench, run
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output={folder} can't be made: {error.strerror}", "a folder you may write to",
+                          "add output=/another/folder") from error
+    return run(config, run_id=f"{config.model.name}-{config.dataset.name}-by_hand", fingerprint=fingerprint,
+               folder=folder, attempt=1, workbench=Workbench(folder / "cache"), should_stop=lambda: False,
+               on_progress=_Progress(), **identities)
+
+
+class _Progress:
+    """A line that rewrites itself on a terminal; a line every ten seconds in a log."""
+
+    def __init__(self) -> None:
+        self.started = self.printed = time.monotonic()
+
+    def __call__(self, step: int, steps: int) -> None:
+        now, is_terminal = time.monotonic(), sys.stderr.isatty()
+        if step == steps or now - self.printed > (0.2 if is_terminal else 10.0):
+            self.printed = now
+            left_s = (now - self.started) / step * (steps - step)
+            end = "" if is_terminal and step < steps else "\n"
+            print(f"{chr(13) if is_terminal else ''}step {step}/{steps}, {left_s:.0f} s left   ", end=end,
+                  file=sys.stderr, flush=True)
+
+
+def _print(record: RunRecord, folder: Path) -> None:
+    if record.failure is not None:
+        print(f"failed ({record.failure.kind}): {record.failure.message}")
+    for name, value in record.metrics.items():
+        metric = METRICS[name]
+        direction = {"higher": "higher is better", "lower": "lower is better", "none": ""}[metric.better]
+        print(f"{name:36s} {value:10.4f}  {metric.unit}{', ' if direction else ''}{direction}")
+    print(f"{record.num_steps} steps, training {record.training_s:.1f} s, evaluation {record.evaluation_s:.1f} s; "
+          f"{folder / 'record.json'}")
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str], str | None]:
+    overrides: list[str] = []
+    config_dirs: list[str] = []
+    output: str | None = None
+    words = iter(argv)
+    for word in words:
+        if word == "--config-dir":
+            config_dirs.append(next(words, ""))
+        elif word.startswith("output="):
+            output = word.removeprefix("output=")
+        elif "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"unexpected word {word}", "KEY=VALUE", "see python -m train --help")
+        else:
+            overrides.append(word)
+    return overrides, config_dirs, output
+
+
+def _says(overrides: Sequence[str], key: str) -> bool:
+    return any(word.lstrip("+").startswith(f"{key}=") for word in overrides)

@@ -1,0 +1,83 @@
+"""A training state on disk: one safetensors file, whole or not there, that continues to the same bits.
+
+It holds the trainable parameters, the optimiser's tensors, the step and the sums behind the log. Schedule, data
+order and dropout are functions of seed and step, so nothing else is needed to go on exactly. safetensors rather
+than torch.save: no pickle is ever loaded.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+FILE_NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands: `step` optimiser steps are done; `training_s` seconds were spent on them."""
+
+    step: int
+    training_s: float
+    final_train_loss: float | None
+    num_train_tokens: int = 0
+
+
+def save_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter],
+                    optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Replace the folder's checkpoint, atomically and flushed to the disk."""
+    tensors = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
+    metadata = {"fingerprint": fingerprint, "step": progress.step, "training_s": progress.training_s,
+                "final_train_loss": progress.final_train_loss, "num_train_tokens": progress.num_train_tokens}
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
+    try:
+        save_file({name: tensor.contiguous().cpu().clone() for name, tensor in tensors.items()}, temporary,
+                  metadata={"progress": json.dumps(metadata)})
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, folder / FILE_NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def restore_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter],
+                       optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Continue from the folder's checkpoint: fills parameters and optimiser in place.
+
+    None, with nothing touched, if there is no checkpoint, it is damaged, or it belongs to another experiment:
+    then the run starts from its beginning, which costs time and never correctness.
+    """
+    path = folder / FILE_NAME
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            metadata = json.loads((stream.metadata() or {}).get("progress", "{}"))
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except Exception:  # FileNotFoundError, or safetensors' own error class without a public base
+        return None
+    if metadata.get("fingerprint") != fingerprint or any(f"parameter/{name}" not in tensors for name in parameters):
+        return None
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"parameter/{name}"])
+            suffix = f"/{name}"
+            state = {key.removeprefix("optimizer/").removesuffix(suffix): value
+                     for key, value in tensors.items() if key.startswith("optimizer/") and key.endswith(suffix)
+                     and key.count("/") == 2}
+            if state:
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+    return Progress(metadata["step"], metadata["training_s"], metadata["final_train_loss"],
+                    metadata["num_train_tokens"])
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """After the record is safe: the state is no longer needed."""
+    (folder / FILE_NAME).unlink(missing_ok=True)

@@ -1,0 +1,65 @@
+"""A short name for an experiment: equal if and only if the experiment is the same.
+
+128 bits over the complete resolved configuration, minus the fields marked "how", plus the content hashes of
+data and model. Numbers count by value (1, 1.0 and 1e0 agree), keys by name (their order doesn't matter).
+
+Two promises, each kept by a test:
+  - a *new* setting at its declared neutral value changes no fingerprint, so adding it re-runs nothing;
+  - changing an *existing* default changes the fingerprint of every run that relied on it, because the resolved
+    value enters, never the difference from a default (where dora's signatures go wrong).
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from train.config import RunConfig
+
+# Raise it when a change of code alters results that the configuration can't show.
+SCIENCE_VERSION = 1
+
+
+def fingerprint(config: RunConfig, *, model_identity: str, dataset_identity: str) -> str:
+    """32 hexadecimal digits naming the experiment.
+
+    model_identity, dataset_identity: content hashes or hub commits; see `train.identity`.
+    The base model (stage "base") isn't trained, so neither recipe, weights nor seeds enter its name.
+    """
+    identity = {"version": SCIENCE_VERSION, "model": model_identity, "dataset": dataset_identity,
+                "config": identity_tree(config)}
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def identity_tree(config: RunConfig) -> dict[str, Any]:
+    """The part of the configuration that changes the science, with canonical numbers."""
+    tree = _science(config)
+    if config.stage == "base":
+        for key in ("train", "objective", "seed", "seeds"):
+            tree.pop(key, None)
+    return tree
+
+
+def _science(value: Any) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for item in dataclasses.fields(value):
+        if item.metadata.get("identity") == "how":
+            continue
+        content = getattr(value, item.name)
+        if "neutral" in item.metadata and content == item.metadata["neutral"]:
+            continue
+        if dataclasses.is_dataclass(content):
+            content = _science(content)
+            if not content:
+                continue
+        tree[item.name] = _canonical(content)
+    return tree
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, tuple):
+        return [_canonical(element) for element in value]
+    return value

@@ -1,0 +1,83 @@
+"""The weighted objective: per-token losses by role, and the one normalisation of the WIT paper. Pure tensors.
+
+Letters: B rows, T positions, V vocabulary, R roles (train.spans.Role).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from train.config import ObjectiveConfig
+from train.spans import Role
+
+
+def weight_by_role(objective: ObjectiveConfig) -> Tensor:
+    """The loss weight of a target token by its role.
+
+    Shapes   result (R,), float32; NONE (BOS, padding) is always 0.
+    Source   WIT, arXiv 2507.07817, equation 3, for prompt and response. Template tokens weigh nothing by
+             default, as in Instruction Modelling, arXiv 2405.14394, equation 4.
+    Differs  The released WIT code gives a chat template's tokens the weight of the column they stand in; the
+             released IM code masks only the first marker of a conversation.
+    """
+    weights_R = torch.zeros(len(Role))
+    weights_R[Role.PROMPT] = objective.prompt_weight
+    weights_R[Role.RESPONSE] = objective.response_weight
+    weights_R[Role.TEMPLATE] = objective.template_weight
+    system_weight = objective.system_weight
+    weights_R[Role.SYSTEM] = objective.prompt_weight if system_weight is None else system_weight
+    return weights_R
+
+
+def token_nll(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Negative log-likelihood of each target.
+
+    Shapes   logits (..., V); targets (...); result (...), float32.
+    Units    nats per token.
+    Exact    log-softmax in float32 whatever the type of the logits.
+    """
+    flat = functional.cross_entropy(logits_BTV.flatten(0, -2).float(), targets_BT.flatten(), reduction="none")
+    return flat.view(targets_BT.shape)
+
+
+def num_active_targets(roles_BT: Tensor, weights_R: Tensor) -> int:
+    """How many targets count: positions from 1 on whose weight isn't 0.
+
+    Shapes   roles (B, T) of whole rows, the first position included; result a count.
+    Note     The denominator of one optimiser step: call it with every row of the step, of all micro-batches
+             and all ranks, before the first backward.
+    """
+    return int((weights_R[roles_BT[:, 1:].long()] != 0).sum())
+
+
+def weighted_nll_sum(logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor, weights_R: Tensor) -> Tensor:
+    """The numerator of the WIT loss: the sum of w * nll over the active targets of some rows.
+
+        loss = sum_t w(t) * nll(t) / sum_t [w(t) != 0]
+
+    The weight belongs to the *target* token, so logits at position t-1 meet id, role and weight at t. The
+    first position (BOS) is never a target. Divide by `num_active_targets` of the whole optimiser step.
+
+    Shapes   logits (B, T, V); ids, roles (B, T); weights (R,); result ().
+    Units    nats.
+    Exact    1e-6 relative to a float64 loop (tests/unit/test_loss.py).
+    Source   WIT, arXiv 2507.07817, equation 3.
+    Differs  The paper's formula normalises over the data set; its code, and we, over one optimiser step.
+    Note     The denominator counts tokens and does not sum weights: it jumps as a weight leaves 0.
+    """
+    weights_BT = weights_R[roles_BT[:, 1:].long()]
+    active_BT = weights_BT != 0  # rows of zero weight never reach the softmax
+    nll = token_nll(logits_BTV[:, :-1][active_BT], ids_BT[:, 1:][active_BT])
+    return (weights_BT[active_BT] * nll).sum()
+
+
+def nll_sums_by_role(logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """The measuring stick that doesn't bend: unweighted nll summed by the target's role, and target counts.
+
+    Shapes   logits (B, T, V); ids, roles (B, T); results (R,) float64 and (R,) int64.
+    Units    nats; tokens.
+    """
+    roles = roles_BT[:, 1:].long().flatten()
+    nll = token_nll(logits_BTV[:, :-1], ids_BT[:, 1:]).double().flatten()
+    sums_R = torch.zeros(len(Role), dtype=torch.float64, device=nll.device).index_add_(0, roles, nll)
+    return sums_R, torch.bincount(roles, minlength=len(Role))

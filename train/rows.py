@@ -1,0 +1,505 @@
+"""Instruction rows from any source, in one shape, and their splits.
+
+A row that can't be used is counted by its reason and left out: one bad row among 50,000 is no reason to stop,
+but a silent loss is no way to go on. A file that can't be read at all is a DataError naming file and line.
+
+The splits depend on nothing but the content of the rows and `split_seed`: each row has a place in a hashed
+order, so that reordering the file changes nothing, and rows with the same first prompt stay on one side.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from train.config import DatasetConfig
+from train.errors import DataError
+
+SPLITS = ("train", "validation", "test", "robustness")
+EMBEDDED_TRAIN_ROWS = 512  # of the embedded dataset, where dataset.num_train_rows is null
+HELD_OUT_SHARE = 0.1  # validation and test take at most this share of the rows each
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".parquet")
+PUBLISHED_END = "###eos_token###"  # WIT's published data end their responses with it; we add the EOS ourselves
+
+Format: TypeAlias = Literal["pair", "alpaca", "messages", "sharegpt"]
+RawRow: TypeAlias = Any  # one decoded JSON value, CSV line or Parquet row
+
+_NUM_ROWS_TO_LOOK_AT = 100  # rows whose keys decide the format
+_KEYS_BY_FORMAT: Mapping[Format, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "alpaca": ("instruction", "output"),
+    "pair": ("prompt", "response"),
+}
+_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+# Files that the `datasets` library and exports leave beside the data.
+_NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "hashes.json", "meta.json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One utterance; `content` holds more than white space and is valid Unicode."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One conversation: an optional system message, then user and assistant in turn, ending with assistant.
+
+    `check` is what a greedy answer is verified against; None where the data carry nothing verifiable.
+    """
+
+    row_id: str  # unique within the dataset
+    messages: tuple[Message, ...]
+    check: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRows:
+    """The usable rows by split; `num_read` counts every row of the source, `unusable` maps reason to count."""
+
+    splits: Mapping[str, tuple[Row, ...]]
+    num_read: int
+    unusable: Mapping[str, int]
+
+
+def load_rows(config: DatasetConfig) -> LoadedRows:
+    """All usable rows of a dataset, split into train, validation, test and robustness.
+
+    Raises   DataError where the source is missing, broken, empty or holds no usable row.
+    """
+    if config.source == "embedded":
+        return _load_embedded(config)
+    raw_rows, place = read_raw_rows(config)
+    rows, unusable = usable_rows(raw_rows, config.columns, place=place)
+    return LoadedRows(split_rows(rows, config), len(raw_rows), unusable)
+
+
+def embedded_row_dicts(config: DatasetConfig) -> dict[str, list[dict[str, Any]]]:
+    """The embedded dataset as its generator makes it, by split."""
+    from train.embedded.tasks import make_rows  # only the embedded experiment needs its world
+
+    num_rows: dict[Any, int] = {
+        "train": EMBEDDED_TRAIN_ROWS if config.num_train_rows is None else config.num_train_rows,
+        "validation": config.num_validation_rows,
+        "test": config.num_test_rows,
+        "robustness": config.num_robustness_rows,
+    }
+    return {split: make_rows(split, seed=config.split_seed, num_rows=number) for split, number in num_rows.items()}
+
+
+def read_raw_rows(config: DatasetConfig) -> tuple[Sequence[RawRow], str]:
+    """The rows of a local or hub dataset as they were written, and the name of the place for messages."""
+    if config.source == "hub":
+        return _read_hub(config), f"dataset.path={config.path}"
+    path = Path(str(config.path))
+    if not path.exists():
+        raise DataError(f"dataset.path={path} does not exist", "a data file or folder",
+                        "mend dataset.path=..., or use dataset=embedded, which needs no file")
+    rows = _read_folder(path, config.hub_split) if path.is_dir() else _read_file(path)
+    if not rows:
+        raise DataError(f"{path} is empty", "at least one row", "set dataset.path=... to a file with rows")
+    return rows, str(path)
+
+
+def usable_rows(raw_rows: Sequence[RawRow], columns: str, *, place: str) -> tuple[list[Row], dict[str, int]]:
+    """The rows that can be used, and how many can't by reason.
+
+    columns   a row format, or "auto": the format that most of the first rows have the keys of.
+    Raises    DataError if no row is usable.
+    """
+    row_format = _detect_format(raw_rows) if columns == "auto" else columns
+    unusable: Counter[str] = Counter()
+    kept: list[tuple[str | None, tuple[Message, ...]]] = []
+    for raw in raw_rows:
+        converted = "unknown_format" if row_format is None else convert(raw, row_format)  # type: ignore[arg-type]
+        if isinstance(converted, str):
+            unusable[converted] += 1
+        else:
+            kept.append((_given_id(raw), converted))
+    if not kept:
+        raise _nothing_usable(raw_rows, row_format, unusable, place)
+    return _with_ids(kept), dict(sorted(unusable.items()))
+
+
+def convert(raw: RawRow, row_format: Format) -> tuple[Message, ...] | str:
+    """The conversation of one raw row, or the reason why it can't be used.
+
+    Reasons  unknown_format, wrong_type, no_prompt, no_response, empty_prompt, empty_response, bad_role_order,
+             invalid_unicode (a lone surrogate, which no tokenizer accepts).
+    """
+    if not isinstance(raw, Mapping):
+        return "wrong_type"
+    if not any(raw.get(key) is not None for key in _KEYS_BY_FORMAT[row_format]):
+        return "unknown_format"
+    turns = _TURNS_BY_FORMAT[row_format](raw)
+    return turns if isinstance(turns, str) else _checked(turns)
+
+
+def split_rows(rows: Sequence[Row], config: DatasetConfig) -> dict[str, tuple[Row, ...]]:
+    """Deterministic splits: a function of the rows' content and `split_seed`, never of their order.
+
+    Rows with the same first prompt form a group. Groups are visited in hashed order; each goes whole to test,
+    else to validation, while it fits into min(wanted rows, a tenth of all rows), and else to train.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_first_prompt(row), []).append(row)
+    most = int(len(rows) * HELD_OUT_SHARE)
+    room = {"test": min(config.num_test_rows, most), "validation": min(config.num_validation_rows, most)}
+    chosen: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for prompt in sorted(groups, key=lambda prompt: _place(config.split_seed, prompt)):
+        group = groups[prompt]
+        split = next((name for name, free in room.items() if len(group) <= free), "train")
+        chosen[split].extend(group)
+        if split in room:
+            room[split] -= len(group)
+    order: Callable[[Row], Any] = lambda row: (_place(config.split_seed, _content(row)), row.row_id)  # noqa: E731
+    ordered = {split: tuple(sorted(chosen[split], key=order)) for split in SPLITS}
+    if config.num_train_rows is not None:
+        ordered["train"] = ordered["train"][: config.num_train_rows]
+    return ordered
+
+
+def parse_json(text: str, place: str) -> list[RawRow]:
+    """The rows of a JSON text: a list, an object with one list, or (as many `.json` files are) JSON lines."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text[: error.pos].strip().startswith("{"):
+            return parse_jsonl(text, place)
+        raise _broken(place, error.lineno, error.msg) from None
+    except RecursionError:
+        raise _broken(place, 1, "nested too deeply") from None
+    if isinstance(value, Mapping):
+        lists = [key for key, element in value.items() if isinstance(element, list)]
+        if len(lists) == 1:
+            return value[lists[0]]
+        keys = ", ".join(map(str, list(value)[:10]))
+        raise DataError(f"{place} holds an object with {len(lists)} lists (keys: {keys})",
+                        "a list of rows, or an object with one list", "rename it to .jsonl if it is JSON lines")
+    if not isinstance(value, list):
+        raise DataError(f"{place} holds a {type(value).__name__}", "a list of rows", "set another dataset.path=...")
+    return value
+
+
+def parse_jsonl(text: str, place: str) -> list[RawRow]:
+    """The rows of JSON lines; blank lines are skipped."""
+    # str.splitlines() would also cut at U+2028 and its like, which JSON allows inside a string.
+    return list(_parsed_lines(text.split("\n"), place))
+
+
+def _parsed_lines(lines: Iterable[str], place: str) -> Iterator[RawRow]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _broken(place, number, error.msg) from None
+            except RecursionError:
+                raise _broken(place, number, "nested too deeply") from None
+
+
+def _broken(place: str, line: int, why: str) -> DataError:
+    return DataError(f"{place} line {line} is broken: {why}", "valid JSON", f"mend line {line}")
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that decides how a file is read, such as `.jsonl.gz`; "" if it can't be read."""
+    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True)
+                 if path.name.lower().endswith(suffix)), "")
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote the folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def data_files(folder: Path, split: str) -> list[Path]:
+    """The data files of a folder in sorted order: those named after `split` if there are any, else all."""
+    files = sorted(
+        path for path in folder.rglob("*")
+        if path.is_file() and suffix_of(path) and path.name not in _NOT_DATA
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    named = [path for path in files if re.match(rf"{re.escape(split)}([^a-zA-Z]|$)", path.name)]
+    return named or files
+
+
+def read_text(path: Path) -> str:
+    """The text of a plain or gzip-compressed UTF-8 file, without a byte order mark."""
+    import gzip
+    import zlib
+
+    try:
+        content = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} line {line} is not UTF-8", "UTF-8 text", "convert it: iconv -t utf-8") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is not a whole gzip file: {error}", "a gzip file", "copy it again") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}", "a readable file", "check its rights") from None
+
+
+def _read_file(path: Path) -> Sequence[RawRow]:
+    suffix = suffix_of(path)
+    if not suffix:
+        raise DataError(f"{path} has an unsupported suffix", f"one of {', '.join(SUFFIXES)}",
+                        "convert the file or set another dataset.path=...")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty", "at least one row", "set dataset.path=... to a file with rows")
+    if suffix == ".parquet":
+        return _read_parquet(path)
+    text = read_text(path)
+    if suffix == ".csv":
+        return _read_csv(text, path)
+    return parse_jsonl(text, str(path)) if suffix.startswith(".jsonl") else parse_json(text, str(path))
+
+
+def _read_csv(text: str, path: Path) -> list[RawRow]:
+    import csv
+    import io
+
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # responses are longer than the default 128 KiB
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num} is broken: {error}", "valid CSV with a header line",
+                        f"mend line {reader.line_num}") from None
+
+
+def _read_parquet(path: Path) -> list[RawRow]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a whole Parquet file: {_first_line(error)}", "a Parquet file",
+                        "copy or download it again") from None
+
+
+def _read_folder(folder: Path, split: str) -> Sequence[RawRow]:
+    if is_saved_dataset(folder):
+        return _read_saved(folder, split)
+    files = data_files(folder, split)
+    if not files:
+        raise DataError(f"{folder} holds no data file", f"files with one of {', '.join(SUFFIXES)}",
+                        "set dataset.path=... to the file itself")
+    return [row for path in files for row in _read_file(path)]
+
+
+def _read_saved(folder: Path, split: str) -> Sequence[RawRow]:
+    import datasets
+
+    try:
+        data: Any = datasets.load_from_disk(str(folder))
+    except Exception as error:  # the library raises what its file layer raises
+        raise DataError(f"{folder} can't be loaded: {_first_line(error)}",
+                        "a folder written by datasets.save_to_disk", "save it again") from error
+    if isinstance(data, Mapping):
+        if split not in data:
+            raise DataError(f"dataset.hub_split={split} is not in {folder}", f"one of {', '.join(data)}",
+                            f"set dataset.hub_split={next(iter(data), '...')}")
+        data = data[split]
+    return data.to_list()
+
+
+def _read_hub(config: DatasetConfig) -> Sequence[RawRow]:
+    """The rows of a hub dataset: its files are brought to the local cache, then loaded from there.
+
+    Two steps, because the files of a snapshot (also one made by `hf download`) can be read without network,
+    while the library's own loader only knows its own cache.
+    """
+    import logging
+
+    try:
+        import datasets
+        import huggingface_hub
+    except ImportError as error:
+        raise DataError(f"dataset.source=hub needs a library that is missing: {error.name}",
+                        "datasets and huggingface_hub", "pip install datasets") from None
+    path, revision = str(config.path), config.revision
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        folder = huggingface_hub.snapshot_download(path, repo_type="dataset", revision=revision)
+    except Exception as error:  # network, rights, names: a dozen classes of three libraries, one remedy
+        command = f"hf download --repo-type dataset {path}" + (f" --revision {revision}" if revision else "")
+        raise DataError(
+            f"dataset.path={path} is not in the local hub cache and can't be downloaded: {_first_line(error)}",
+            "a dataset id (organisation/name) and a network or a filled cache",
+            f"run `{command}` on a machine with network, or use dataset.source=local dataset.path=/folder",
+        ) from error
+    try:
+        if is_saved_dataset(Path(folder)):
+            return _read_saved(Path(folder), config.hub_split)
+        data: Any = datasets.load_dataset(folder, split=config.hub_split)
+        return data.to_list()
+    except DataError:
+        raise
+    except Exception as error:  # see above; the library's message says which split or file
+        raise DataError(f"dataset.path={path} split {config.hub_split} can't be loaded: {_first_line(error)}",
+                        "a dataset with that split", "set dataset.hub_split=... or use dataset.source=local") from error
+
+
+def _load_embedded(config: DatasetConfig) -> LoadedRows:
+    row_dicts = embedded_row_dicts(config)
+    splits = {
+        split: tuple(
+            Row(row["id"], tuple(Message(m["role"], m["content"]) for m in row["messages"]), row) for row in rows
+        )
+        for split, rows in row_dicts.items()
+    }
+    return LoadedRows(splits, sum(map(len, splits.values())), {})
+
+
+def _format_of(raw: RawRow) -> Format | None:
+    """The first format whose keys are all there; else the first with any of them."""
+    if not isinstance(raw, Mapping):
+        return None
+    for enough in (all, any):
+        for row_format, keys in _KEYS_BY_FORMAT.items():
+            if enough(key in raw for key in keys):
+                return row_format
+    return None
+
+
+def _detect_format(raw_rows: Sequence[RawRow]) -> Format | None:
+    found = Counter(row_format for raw in raw_rows[:_NUM_ROWS_TO_LOOK_AT] if (row_format := _format_of(raw)))
+    return found.most_common(1)[0][0] if found else None
+
+
+def _nothing_usable(raw_rows: Sequence[RawRow], row_format: str | None, unusable: Mapping[str, int],
+                    place: str) -> DataError:
+    keys = sorted({str(key) for raw in raw_rows[:_NUM_ROWS_TO_LOOK_AT] if isinstance(raw, Mapping) for key in raw})
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(unusable.items()))
+    wanted = {name: "/".join(names) for name, names in _KEYS_BY_FORMAT.items()}
+    expected = wanted.get(row_format, "") if row_format else " or ".join(wanted.values())  # type: ignore[call-overload]
+    return DataError(f"{place}: no row has a response (keys found: {', '.join(keys[:20]) or 'none'}; {reasons})",
+                     f"keys {expected}", "set dataset.columns=... or another dataset.path=...")
+
+
+def _pair_turns(raw: Mapping[str, Any]) -> list[tuple[Any, Any]] | str:
+    response = raw.get("response")
+    if isinstance(response, str):
+        response = response.removesuffix(PUBLISHED_END)
+    return [("user", raw.get("prompt")), ("assistant", response)]
+
+
+def _alpaca_turns(raw: Mapping[str, Any]) -> list[tuple[Any, Any]] | str:
+    instruction, context = raw.get("instruction"), raw.get("input")
+    if context is not None and not isinstance(context, str):
+        return "wrong_type"
+    if context and context.strip() and isinstance(instruction, str):
+        instruction = f"{instruction}\n\n{context}" if instruction.strip() else context
+    return [("user", instruction), ("assistant", raw.get("output"))]
+
+
+def _message_turns(raw: Mapping[str, Any]) -> list[tuple[Any, Any]] | str:
+    return _list_turns(raw.get("messages"), "role", "content", {name: name for name in ("system", "user", "assistant")})
+
+
+def _sharegpt_turns(raw: Mapping[str, Any]) -> list[tuple[Any, Any]] | str:
+    return _list_turns(raw.get("conversations"), "from", "value", _SHAREGPT_ROLES)
+
+
+def _list_turns(turns: Any, role_key: str, text_key: str, roles: Mapping[str, str]) -> list[tuple[Any, Any]] | str:
+    if not isinstance(turns, list | tuple) or not all(isinstance(turn, Mapping) for turn in turns):
+        return "wrong_type"
+    if not all(isinstance(turn.get(role_key), str) for turn in turns):
+        return "wrong_type"
+    if any(turn[role_key] not in roles for turn in turns):
+        return "bad_role_order"
+    return [(roles[turn[role_key]], turn.get(text_key)) for turn in turns]
+
+
+_TURNS_BY_FORMAT: Mapping[Format, Callable[[Mapping[str, Any]], list[tuple[Any, Any]] | str]] = {
+    "pair": _pair_turns,
+    "alpaca": _alpaca_turns,
+    "messages": _message_turns,
+    "sharegpt": _sharegpt_turns,
+}
+
+
+def _checked(turns: list[tuple[Any, Any]]) -> tuple[Message, ...] | str:
+    """The turns as a conversation this project can train on, or the reason why they aren't one."""
+    is_system_first = bool(turns) and turns[0][0] == "system"
+    system, spoken = (turns[:1], turns[1:]) if is_system_first else ([], turns)
+    while spoken and spoken[-1][0] == "user":  # a question without an answer teaches nothing
+        spoken = spoken[:-1]
+    if not spoken:
+        return "no_response"
+    if any(role != ("user", "assistant")[index % 2] for index, (role, _) in enumerate(spoken)):
+        return "bad_role_order"
+    if system and (system[0][1] is None or (isinstance(system[0][1], str) and not system[0][1].strip())):
+        system = []  # an empty system message is none
+    for role, content in [*system, *spoken]:
+        side = "response" if role == "assistant" else "prompt"
+        if content is None:
+            return f"no_{side}"
+        if not isinstance(content, str):
+            return "wrong_type"
+        if not content.strip():
+            return f"empty_{side}"
+        if not _is_encodable(content):
+            return "invalid_unicode"
+    return tuple(Message(role, content) for role, content in [*system, *spoken])
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _given_id(raw: RawRow) -> str | None:
+    value = raw.get("id") if isinstance(raw, Mapping) else None
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+
+
+def _with_ids(kept: list[tuple[str | None, tuple[Message, ...]]]) -> list[Row]:
+    """Rows with unique ids that don't depend on their order: the given id where it is unique, else content."""
+    given = Counter(row_id for row_id, _ in kept)
+    seen: Counter[str] = Counter()
+    rows = []
+    for row_id, messages in kept:
+        digest = hashlib.sha256(_content_of(messages)).hexdigest()[:16]
+        name = digest if row_id is None else row_id if given[row_id] == 1 else f"{row_id}-{digest}"
+        seen[name] += 1
+        rows.append(Row(name if seen[name] == 1 else f"{name}-{seen[name]}", messages))
+    return rows
+
+
+def _content_of(messages: tuple[Message, ...]) -> bytes:
+    return json.dumps([[message.role, message.content] for message in messages]).encode()
+
+
+def _content(row: Row) -> str:
+    return _content_of(row.messages).decode()
+
+
+def _first_prompt(row: Row) -> str:
+    return next(message.content for message in row.messages if message.role == "user")
+
+
+def _place(seed: int, text: str) -> bytes:
+    return hashlib.sha256(f"{seed}\n{text}".encode()).digest()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

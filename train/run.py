@@ -1,0 +1,84 @@
+"""One run from configuration to record: the whole story, top to bottom."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from train.checkpoint import Progress, remove_checkpoint
+from train.config import RunConfig
+from train.evaluate import evaluate
+from train.failures import NonFiniteLossError, failure_from_exception
+from train.loop import Hooks, Interrupted, train_model
+from train.model import add_adapters, trainable_parameters
+from train.provenance import environment
+from train.record import RunRecord
+from train.seeds import seed_of
+from train.tracking import start_tracker
+from train.workbench import Workbench
+
+__all__ = ["Interrupted", "Workbench", "run"]
+
+
+def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attempt: int, workbench: Workbench,
+        model_identity: str, dataset_identity: str, should_stop: Callable[[], bool],
+        on_progress: Callable[[int, int], None]) -> RunRecord:
+    """Train and measure one configuration; the record is returned, not written.
+
+    `folder` holds events.jsonl and, while training, a checkpoint from which a second call goes on.
+    A non-finite loss is a result: a record with outcome "failed". Everything else that goes wrong is raised.
+
+    Raises   Interrupted (state saved), UserError, or whatever broke.
+    """
+    setup_started = time.monotonic()
+    torch.set_num_threads(config.train.num_threads)
+    device = _device(config)
+    tokenizer = workbench.tokenizer(config, model_identity)
+    model = workbench.model(config, model_identity, device)
+    data = workbench.data(config, model, model_identity, dataset_identity)
+    is_adapted = config.train.method == "lora" and config.stage == "sft"
+    trained = add_adapters(model, config.train, seed_of(config, "init")) if is_adapted else model
+    setup_s = time.monotonic() - setup_started
+    tracker = start_tracker(config, run_id, fingerprint, folder)
+    metrics: dict[str, float] = {}
+    failure, progress, evaluation_s = None, Progress(0, 0.0, None), 0.0
+    try:
+        if config.stage == "sft":
+            progress = train_model(trained, data.splits["train"], config, fingerprint=fingerprint, folder=folder,
+                                   device=device, hooks=Hooks(should_stop, on_progress, tracker))
+        evaluation_started = time.monotonic()
+        metrics = evaluate(trained, data, config.eval, tokenizer, device)
+        evaluation_s = time.monotonic() - evaluation_started
+    except NonFiniteLossError as error:
+        failure = failure_from_exception(error)
+    finally:
+        parameters_sha256 = _parameters_sha256(trained)
+        if is_adapted:
+            trained.unload()  # type: ignore[operator] - gives the shared base model back without adapters
+        tracker.finish(metrics)
+    remove_checkpoint(folder)
+    return RunRecord(
+        run_id=run_id, fingerprint=fingerprint, outcome="failed" if failure else "finished", stage=config.stage,
+        metrics=metrics, counts={**data.counts, **{f"unusable_rows.{why}": n for why, n in data.unusable.items()}},
+        final_train_loss=progress.final_train_loss, num_steps=progress.step, parameters_sha256=parameters_sha256,
+        training_s=progress.training_s, evaluation_s=evaluation_s, setup_s=setup_s,
+        tokens_per_s=progress.num_train_tokens / progress.training_s if progress.training_s else None,
+        attempt=attempt, environment=environment(device), finished_at=time.time(), failure=failure)
+
+
+def _device(config: RunConfig) -> torch.device:
+    if config.train.device != "auto":
+        return torch.device(config.train.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _parameters_sha256(model: nn.Module) -> str:
+    """Equal digests, equal parameters, bit for bit: how two runs are said to be the same run."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(trainable_parameters(model).items()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
