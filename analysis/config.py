@@ -9,14 +9,22 @@ from train.errors import ConfigError
 class AnalysisConfig:
     """How records become a report. None of it changes a run."""
 
-    metric: str | None = None  # a validation metric of train/metrics.py; None: the first preferred one on record
+    metric: str | None = (
+        None  # a validation metric of train/metrics.py; None: the first preferred one on record
+    )
     standard_errors: float = 2.0  # half-width of the provisional region, in standard errors of the difference
     max_empty_output_rate: float = 0.2  # share of rows; a run above it is warned about
 
     def __post_init__(self) -> None:
         if not self.standard_errors > 0:
-            raise ConfigError(f"analysis.standard_errors={self.standard_errors:g}", "a number above 0",
-                              "set analysis.standard_errors=2")
+            raise ConfigError(
+                f"analysis.standard_errors={self.standard_errors:g}",
+                "a number above 0",
+                "set analysis.standard_errors=2",
+            )
         if not 0 <= self.max_empty_output_rate <= 1:
-            raise ConfigError(f"analysis.max_empty_output_rate={self.max_empty_output_rate:g}",
-                              "a share from 0 to 1", "set analysis.max_empty_output_rate=0.2")
+            raise ConfigError(
+                f"analysis.max_empty_output_rate={self.max_empty_output_rate:g}",
+                "a share from 0 to 1",
+                "set analysis.max_empty_output_rate=0.2",
+            )

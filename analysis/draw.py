@@ -78,8 +78,9 @@ def colours_for(metric_better: str) -> Colormap:
     return colormaps["cividis_r" if metric_better == "lower" else "cividis"]
 
 
-def draw_cells(axes: Axes, plane: Plane, values_PR: Floats, colours: Colormap, scale: Normalize,
-               plain: int | None = None) -> None:
+def draw_cells(
+    axes: Axes, plane: Plane, values_PR: Floats, colours: Colormap, scale: Normalize, plain: int | None = None
+) -> None:
     """Colour what is there, hatch what is absent, leave blank what was never asked; ray `plain` is grey."""
     axes.set_xlim(-0.5, plane.response_weights_R.size - 0.5)
     axes.set_ylim(-0.5, plane.prompt_weights_P.size - 0.5)
@@ -87,19 +88,37 @@ def draw_cells(axes: Axes, plane: Plane, values_PR: Floats, colours: Colormap, s
         if not plane.asked_PR[p, r]:
             continue
         if math.isfinite(value):
-            axes.add_patch(Rectangle((r - 0.5, p - 0.5), 1, 1, edgecolor=PAPER, linewidth=1.2,
-                                     facecolor="#eceef1" if plane.ray_PR[p, r] == plain else colours(scale(value))))
+            axes.add_patch(
+                Rectangle(
+                    (r - 0.5, p - 0.5),
+                    1,
+                    1,
+                    edgecolor=PAPER,
+                    linewidth=1.2,
+                    facecolor="#eceef1" if plane.ray_PR[p, r] == plain else colours(scale(value)),
+                )
+            )
         else:
-            axes.add_patch(Rectangle((r - 0.46, p - 0.46), 0.92, 0.92, facecolor="#f3f4f6", edgecolor=GREY,
-                                     linewidth=0.6, hatch="////"))
+            axes.add_patch(
+                Rectangle(
+                    (r - 0.46, p - 0.46),
+                    0.92,
+                    0.92,
+                    facecolor="#f3f4f6",
+                    edgecolor=GREY,
+                    linewidth=0.6,
+                    hatch="////",
+                )
+            )
     name_axes(axes, plane)
 
 
 def name_axes(axes: Axes, plane: Plane) -> None:
     """Weights as tick labels; at most a dozen each."""
     for set_ticks, weights, label in (
-            (axes.set_xticks, plane.response_weights_R, axes.set_xlabel),
-            (axes.set_yticks, plane.prompt_weights_P, axes.set_ylabel)):
+        (axes.set_xticks, plane.response_weights_R, axes.set_xlabel),
+        (axes.set_yticks, plane.prompt_weights_P, axes.set_ylabel),
+    ):
         every = max(1, math.ceil(weights.size / MAX_LABELLED))
         positions = list(range(0, weights.size, every))
         set_ticks(positions, [weight(float(weights[position])) for position in positions])
@@ -116,9 +135,20 @@ def draw_rays(axes: Axes, plane: Plane) -> None:
         if len(ray.cells) < 2:
             continue
         points = [*([corner] if corner is not None and not plane.asked_PR[corner] else []), *ray.cells]
-        axes.plot([r for _, r in points], [p for p, _ in points], color=PAPER, linewidth=3.0, alpha=0.55, zorder=2)
-        axes.plot([r for _, r in points], [p for p, _ in points], color=INK, linewidth=0.9, alpha=0.8, zorder=2.1,
-                  marker="o", markersize=2.4, markevery=slice(len(points) - len(ray.cells), None))
+        axes.plot(
+            [r for _, r in points], [p for p, _ in points], color=PAPER, linewidth=3.0, alpha=0.55, zorder=2
+        )
+        axes.plot(
+            [r for _, r in points],
+            [p for p, _ in points],
+            color=INK,
+            linewidth=0.9,
+            alpha=0.8,
+            zorder=2.1,
+            marker="o",
+            markersize=2.4,
+            markevery=slice(len(points) - len(ray.cells), None),
+        )
 
 
 def draw_outline(axes: Axes, plane: Plane, members_Y: Iterable[bool], *, thin: bool = False) -> None:
@@ -136,16 +166,41 @@ def draw_outline(axes: Axes, plane: Plane, members_Y: Iterable[bool], *, thin: b
         vertical.append(([r - 0.5, r - 0.5], [p - 1.5, p - 0.5]))
     strokes = ((RED, 1.4, 4.1),) if thin else ((PAPER, 4.6, 4.0), (RED, 2.4, 4.1))
     for colour, width, order in strokes:
-        axes.add_collection(LineCollection([list(zip(*line, strict=True)) for line in horizontal + vertical],
-                                           colors=colour, linewidths=width, capstyle="round", zorder=order,
-                                           clip_on=False))
+        axes.add_collection(
+            LineCollection(
+                [list(zip(*line, strict=True)) for line in horizontal + vertical],
+                colors=colour,
+                linewidths=width,
+                capstyle="round",
+                zorder=order,
+                clip_on=False,
+            )
+        )
 
 
-def write_cell(axes: Axes, cell: tuple[int, int], text: str, background: object, *, bold: bool = False,
-               faint: bool = False) -> None:
+def write_cell(
+    axes: Axes,
+    cell: tuple[int, int],
+    text: str,
+    background: object,
+    *,
+    bold: bool = False,
+    faint: bool = False,
+) -> None:
     """Text in a cell over its own colour, so that ray lines stop short of it."""
-    axes.text(cell[1], cell[0], text, ha="center", va="center", fontsize=SMALL + 0.5 * bold, zorder=3,
-              color=GREY if faint else ink_on(background), linespacing=1.25, fontweight="bold" if bold else "normal", bbox={"facecolor": background, "edgecolor": "none", "pad": 1.2})
+    axes.text(
+        cell[1],
+        cell[0],
+        text,
+        ha="center",
+        va="center",
+        fontsize=SMALL + 0.5 * bold,
+        zorder=3,
+        color=GREY if faint else ink_on(background),
+        linespacing=1.25,
+        fontweight="bold" if bold else "normal",
+        bbox={"facecolor": background, "edgecolor": "none", "pad": 1.2},
+    )
 
 
 def ink_on(background: object) -> str:
@@ -159,13 +214,31 @@ def draw_marks(axes: Axes, study: Study) -> None:
     plane = study.chosen
     if study.region.best is not None and not study.all_equal:
         p, r = plane.rays[study.region.best].cells[-1]
-        axes.plot(r + 0.33, p + 0.31, marker="*", color=RED, markeredgecolor=PAPER, markeredgewidth=0.8,
-                  markersize=12, zorder=5)
+        axes.plot(
+            r + 0.33,
+            p + 0.31,
+            marker="*",
+            color=RED,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.8,
+            markersize=12,
+            zorder=5,
+        )
     for label, weights in (("IT", (0.0, 1.0)), ("IM", (1.0, 1.0))):
         cell = plane.cell_at(*weights)
         if cell is not None and plane.asked_PR[cell]:
-            axes.text(cell[1] - 0.44, cell[0] + 0.42, label, ha="left", va="top", fontsize=7, fontweight="bold",
-                      color=INK, zorder=5, bbox={"facecolor": PAPER, "edgecolor": INK, "linewidth": 0.5, "pad": 1.0})
+            axes.text(
+                cell[1] - 0.44,
+                cell[0] + 0.42,
+                label,
+                ha="left",
+                va="top",
+                fontsize=7,
+                fontweight="bold",
+                color=INK,
+                zorder=5,
+                bbox={"facecolor": PAPER, "edgecolor": INK, "linewidth": 0.5, "pad": 1.0},
+            )
 
 
 def draw_base(axes: Axes, plane: Plane, text: str = "") -> None:
@@ -173,20 +246,47 @@ def draw_base(axes: Axes, plane: Plane, text: str = "") -> None:
     corner = plane.cell_at(0.0, 0.0)
     if corner is None or plane.asked_PR[corner] or not math.isfinite(plane.base_score):
         return
-    axes.add_patch(Rectangle((corner[1] - 0.46, corner[0] - 0.46), 0.92, 0.92, facecolor=PAPER, edgecolor=GREY,
-                             linewidth=0.8, linestyle=(0, (3, 2)), zorder=2.5))
-    axes.text(corner[1], corner[0], f"base\n{text or number(plane.base_score, plane.metric)}", ha="center", va="center",
-              fontsize=SMALL, color=INK, zorder=3)
+    axes.add_patch(
+        Rectangle(
+            (corner[1] - 0.46, corner[0] - 0.46),
+            0.92,
+            0.92,
+            facecolor=PAPER,
+            edgecolor=GREY,
+            linewidth=0.8,
+            linestyle=(0, (3, 2)),
+            zorder=2.5,
+        )
+    )
+    axes.text(
+        corner[1],
+        corner[0],
+        f"base\n{text or number(plane.base_score, plane.metric)}",
+        ha="center",
+        va="center",
+        fontsize=SMALL,
+        color=INK,
+        zorder=3,
+    )
 
 
 def title(axes: Axes, plane: Plane, *, line: str = "", suffix: str = "") -> None:
     """What it is, its unit and its direction, on two lines."""
     metric = plane.metric
-    axes.set_title(f"{line or metric.title}\n{metric.unit}, {direction(metric)}{suffix}", fontsize=10, color=INK, loc="left")
+    axes.set_title(
+        f"{line or metric.title}\n{metric.unit}, {direction(metric)}{suffix}",
+        fontsize=10,
+        color=INK,
+        loc="left",
+    )
 
 
-def draw_colour_bar(figure: Figure, axes: Axes, scale: Normalize, colours: Colormap, cut: str = "neither") -> None:
+def draw_colour_bar(
+    figure: Figure, axes: Axes, scale: Normalize, colours: Colormap, cut: str = "neither"
+) -> None:
     """The key of the colours; an arrow where an end was cut."""
-    bar = figure.colorbar(ScalarMappable(norm=scale, cmap=colours), ax=axes, extend=cut, fraction=0.05, pad=0.02)
+    bar = figure.colorbar(
+        ScalarMappable(norm=scale, cmap=colours), ax=axes, extend=cut, fraction=0.05, pad=0.02
+    )
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(labelsize=SMALL, length=2)

@@ -29,12 +29,15 @@ img { display: block; width: 100%; height: auto; background: #fff; border: 1px s
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .22rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
+td code { white-space: nowrap; }
+td:first-child { white-space: nowrap; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 tr.best td { font-weight: 700; }
 tr.member td:first-child { box-shadow: inset 3px 0 0 #d1242f; }
 pre { background: var(--box); border: 1px solid var(--line); border-radius: 4px; padding: .6rem .8rem; margin: .5rem 0;
   font: .82rem/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font: .9em ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { td:last-child:not(:first-child):not(.n) { min-width: 11rem; } }
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --back: #fff; --box: #fff; --warn: #7a4600; }
   body { max-width: none; font-size: 10.5pt; padding: 0; } figure, tr, .warn { break-inside: avoid; }
   h2, h3 { break-after: avoid; } .scroll { overflow: visible; } }
@@ -68,21 +71,33 @@ def bullets(items: Sequence[object]) -> Markup:
     return tag("ul", *(tag("li", item) for item in items)) if items else Markup("")
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, numeric: Iterable[int] = (),
-          classes: Sequence[str] = ()) -> Markup:
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    numeric: Iterable[int] = (),
+    classes: Sequence[str] = (),
+) -> Markup:
     """A table that scrolls sideways on a narrow screen; columns in `numeric` are aligned right."""
     right = set(numeric)
 
     def cells(name: str, values: Sequence[object]) -> Markup:
-        return Markup("".join(tag(name, value, class_="n") if index in right else tag(name, value)
-                              for index, value in enumerate(values)))
+        return Markup(
+            "".join(
+                tag(name, value, class_="n") if index in right else tag(name, value)
+                for index, value in enumerate(values)
+            )
+        )
 
     body = []
     for index, row in enumerate(rows):
         kind = classes[index] if index < len(classes) else ""
         body.append(tag("tr", cells("td", row), class_=kind) if kind else tag("tr", cells("td", row)))
-    return tag("div", tag("table", tag("thead", tag("tr", cells("th", headers))), tag("tbody", join(body))),
-               class_="scroll")
+    return tag(
+        "div",
+        tag("table", tag("thead", tag("tr", cells("th", headers))), tag("tbody", join(body))),
+        class_="scroll",
+    )
 
 
 def image(png: bytes, alternative: str, caption: object, *, wide: bool = False) -> Markup:
@@ -94,7 +109,9 @@ def image(png: bytes, alternative: str, caption: object, *, wide: bool = False) 
 
 def page(title: str, *parts: object) -> str:
     """The whole document."""
-    head = (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n")
+    head = (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+    )
     return f"{head}{join(parts)}\n</body>\n</html>\n"

@@ -111,9 +111,17 @@ def make_plane(table: Table, group: Group, metric: Metric) -> Plane:
         for index in ray.cells:
             ray_PR[index] = number
     return Plane(
-        model=group[0], dataset=group[1], settings=group[2], metric=metric,
-        prompt_weights_P=np.array(prompt_weights), response_weights_R=np.array(response_weights), seeds_S=seeds,
-        scores_PRS=scores_PRS, asked_PR=asked_PR, ray_PR=ray_PR, rays=rays,
+        model=group[0],
+        dataset=group[1],
+        settings=group[2],
+        metric=metric,
+        prompt_weights_P=np.array(prompt_weights),
+        response_weights_R=np.array(response_weights),
+        seeds_S=seeds,
+        scores_PRS=scores_PRS,
+        asked_PR=asked_PR,
+        ray_PR=ray_PR,
+        rays=rays,
         base_score=_score(table, base.fingerprint, metric) if base is not None else math.nan,
     )
 
@@ -131,8 +139,9 @@ def _score(table: Table, fingerprint: str, metric: Metric) -> float:
     return math.nan if record is None else float(record.metrics.get(metric.name, math.nan))
 
 
-def _rays(table: Table, cells: Sequence[PlannedCell], row: dict[float, int],
-          column: dict[float, int]) -> tuple[Ray, ...]:
+def _rays(
+    table: Table, cells: Sequence[PlannedCell], row: dict[float, int], column: dict[float, int]
+) -> tuple[Ray, ...]:
     """Cells joined wherever they share a run; each seed has its own run, so shared ones are merged."""
     index_by_fingerprint: dict[str, tuple[int, int]] = {}
     leader: dict[tuple[int, int], tuple[int, int]] = {}
@@ -149,8 +158,11 @@ def _rays(table: Table, cells: Sequence[PlannedCell], row: dict[float, int],
         first = index_by_fingerprint.setdefault(planned.fingerprint, index)
         leader[find(index)] = find(first)
         spec = table.spec_by_fingerprint.get(planned.fingerprint)
-        trained_at[index] = (planned.cell.prompt_weight, planned.cell.response_weight) if spec is None else (
-            spec.config.objective.prompt_weight, spec.config.objective.response_weight)
+        trained_at[index] = (
+            (planned.cell.prompt_weight, planned.cell.response_weight)
+            if spec is None
+            else (spec.config.objective.prompt_weight, spec.config.objective.response_weight)
+        )
     members: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for index in leader:
         members.setdefault(find(index), []).append(index)

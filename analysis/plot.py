@@ -57,7 +57,9 @@ def plane_figure(study: Study, plane: Plane) -> Figure:
         for cell in ray.cells:
             write_cell(axes, cell, text, colours(scale(estimate.mean)), bold=cell == ray.cells[-1])
     _finish(study, axes)
-    error = f"; ±{number(common, plane.metric)} (s.e., {len(plane.seeds_S)} seeds)" if common is not None else ""
+    error = (
+        f"; ±{number(common, plane.metric)} (s.e., {len(plane.seeds_S)} seeds)" if common is not None else ""
+    )
     title(axes, plane, suffix=error)
     draw_colour_bar(figure, axes, scale, colours, cut)
     return figure
@@ -84,7 +86,9 @@ def difference_figure(study: Study, plane: Plane) -> Figure | None:
     colours = colormaps["PuOr_r" if plane.metric.better == "lower" else "PuOr"]
     draw_cells(axes, plane, np.clip(values_PR, -limit, limit), colours, scale, plain=conventional)
     draw_rays(axes, plane)
-    draw_base(axes, plane, signed(plane.base_score - float(np.nanmean(scores_YS[conventional])), plane.metric))
+    draw_base(
+        axes, plane, signed(plane.base_score - float(np.nanmean(scores_YS[conventional])), plane.metric)
+    )
     for index, (ray, difference) in enumerate(zip(plane.rays, differences, strict=True)):
         if not math.isfinite(difference.mean) or max(plane.asked_PR.shape) > MAX_LABELLED:
             continue
@@ -93,8 +97,12 @@ def difference_figure(study: Study, plane: Plane) -> Figure | None:
         for cell in ray.cells:
             write_cell(axes, cell, text, "#eceef1" if index == conventional else colour, faint=faint)
     _finish(study, axes)
-    title(axes, plane, line=f"{plane.metric.title}: difference to instruction tuning {pair(CONVENTIONAL)}",
-          suffix="; purple is better" if plane.metric.better != "none" else "")
+    title(
+        axes,
+        plane,
+        line=f"{plane.metric.title}: difference to instruction tuning {pair(CONVENTIONAL)}",
+        suffix="; purple is better" if plane.metric.better != "none" else "",
+    )
     cut = "both" if np.nanmax(np.abs(values_PR)) > limit else "neither"
     draw_colour_bar(figure, axes, scale, colours, cut)
     return figure
@@ -119,8 +127,13 @@ def ratio_figure(study: Study) -> Figure:
     if math.isfinite(plane.base_score) and lowest <= plane.base_score <= highest:
         axes.axhline(plane.base_score, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
         axes.text(90.5, plane.base_score, "base model", fontsize=SMALL, color=GREY, va="bottom", ha="right")
-    axes.set_title(f"{plane.metric.title.split(' (')[0]} against the ratio of the weights\n{plane.metric.unit}, "
-                   f"{direction(plane.metric)}; bars: one standard error", fontsize=10, loc="left", color=INK)
+    axes.set_title(
+        f"{plane.metric.title.split(' (')[0]} against the ratio of the weights\n{plane.metric.unit}, "
+        f"{direction(plane.metric)}; bars: one standard error",
+        fontsize=10,
+        loc="left",
+        color=INK,
+    )
     axes.legend(frameon=False, fontsize=8, loc="best")
     return figure
 
@@ -130,14 +143,22 @@ def metrics_figure(study: Study) -> Figure | None:
     planes = [plane for plane in study.planes.values() if np.isfinite(plane.scores_PRS).any()]
     if len(planes) < 2:
         return None
-    planes.sort(key=lambda plane: plane.metric.name.partition("_")[2] != study.chosen.metric.name.partition("_")[2])
+    planes.sort(
+        key=lambda plane: plane.metric.name.partition("_")[2] != study.chosen.metric.name.partition("_")[2]
+    )
     measures = list(dict.fromkeys(plane.metric.name.partition("_")[2] for plane in planes))
     planes.sort(key=lambda plane: measures.index(plane.metric.name.partition("_")[2]))  # splits side by side
     columns = 3 if any(plane.metric.name.startswith("robustness_") for plane in planes) else 4
     rows = math.ceil(len(planes) / columns)
     figure = Figure(figsize=(9.6, 2.3 * rows), dpi=DPI, facecolor=PAPER)
-    figure.subplots_adjust(left=0.05, right=0.985, bottom=0.42 / (2.3 * rows), top=1 - 0.42 / (2.3 * rows),
-                           wspace=0.22, hspace=0.55)  # by hand: constrained layout of 18 planes costs 0.6 s
+    figure.subplots_adjust(
+        left=0.05,
+        right=0.985,
+        bottom=0.42 / (2.3 * rows),
+        top=1 - 0.42 / (2.3 * rows),
+        wspace=0.22,
+        hspace=0.55,
+    )  # by hand: constrained layout of 18 planes costs 0.6 s
     for index, plane in enumerate(planes):
         axes = figure.add_subplot(rows, columns, index + 1)
         means_PR = plane.mean_PR
@@ -146,7 +167,9 @@ def metrics_figure(study: Study) -> Figure | None:
         if study.region.members_Y is not None and not study.all_equal:
             draw_outline(axes, plane, study.region.members_Y.tolist(), thin=True)
         finite = means_PR[np.isfinite(means_PR)]
-        axes.set_title(f"{plane.metric.title.replace(' (', chr(10) + '(')}", fontsize=7.5, loc="left", color=INK)
+        axes.set_title(
+            f"{plane.metric.title.replace(' (', chr(10) + '(')}", fontsize=7.5, loc="left", color=INK
+        )
         low, high = number(float(finite.min()), plane.metric), number(float(finite.max()), plane.metric)
         axes.set_xlabel(f"{low} to {high}{_short_unit(plane)}; {_arrow(plane)}", fontsize=6.5, color=INK)
         axes.set_ylabel("")
@@ -171,7 +194,9 @@ def _short(value: float, plane: Plane) -> str:
     return number(value, plane.metric).removeprefix("0")
 
 
-def _difference_text(difference: Estimate, plane: Plane, standard_errors: float, is_itself: bool) -> tuple[str, bool]:
+def _difference_text(
+    difference: Estimate, plane: Plane, standard_errors: float, is_itself: bool
+) -> tuple[str, bool]:
     if is_itself:
         return "0\nby definition", True
     text = signed(difference.mean, plane.metric)
@@ -198,14 +223,31 @@ def _draw_curve(axes: Axes, plane: Plane, spread: Spread, colour: str, marker: s
     split = plane.metric.name.split("_")[0]
     for angle, scores_S in zip(angles_Y, scores_YS, strict=True):
         if scores_S.size > 1:
-            axes.plot([angle] * scores_S.size, scores_S, linestyle="none", marker=".", markersize=4, color=colour,
-                      alpha=0.4, markeredgewidth=0)
+            axes.plot(
+                [angle] * scores_S.size,
+                scores_S,
+                linestyle="none",
+                marker=".",
+                markersize=4,
+                color=colour,
+                alpha=0.4,
+                markeredgewidth=0,
+            )
     there = [index for index, estimate in enumerate(estimates) if estimate.num_seeds]
     errors = [estimates[index].standard_error for index in there]
     one_run_per_angle = len({round(ray.angle, 6) for ray in plane.rays}) == len(plane.rays)
-    axes.errorbar([angles_Y[index] for index in there], [estimates[index].mean for index in there],
-                  yerr=None if any(map(math.isnan, errors)) else errors, color=colour, marker=marker, markersize=5,
-                  linewidth=1.1 if one_run_per_angle else 0.0, elinewidth=1.4, capsize=2.5, label=split)
+    axes.errorbar(
+        [angles_Y[index] for index in there],
+        [estimates[index].mean for index in there],
+        yerr=None if any(map(math.isnan, errors)) else errors,
+        color=colour,
+        marker=marker,
+        markersize=5,
+        linewidth=1.1 if one_run_per_angle else 0.0,
+        elinewidth=1.4,
+        capsize=2.5,
+        label=split,
+    )
 
 
 def _draw_ratio_axis(axes: Axes, study: Study) -> None:
@@ -225,8 +267,9 @@ def _draw_ratio_axis(axes: Axes, study: Study) -> None:
 
 
 def _arrow(plane: Plane) -> str:
-    return {"higher": "bright: higher, better", "lower": "bright: lower, better"}.get(plane.metric.better,
-                                                                                  "bright: higher")
+    return {"higher": "bright: higher, better", "lower": "bright: lower, better"}.get(
+        plane.metric.better, "bright: higher"
+    )
 
 
 def _short_unit(plane: Plane) -> str:

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from analysis.plane import Floats, Plane, mean_over_seeds
 
-LABEL = ("provisional region: every cell within {k:g} standard errors of the seed-averaged best; "
-         "not yet corrected for having chosen the best among {n}")
+LABEL = (
+    "Provisional region: every cell within {k:g} standard errors of the seed-averaged best; "
+    "not yet corrected for having chosen the best among {n}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class Region:
     undecided_Y: NDArray[np.bool_]  # asked, and no run finished yet
     spread: Spread
     standard_errors: float
-    coverage: float  # the least share of simulated planes whose true best ray is a member; NaN without a region
+    coverage: (
+        float  # the least share of simulated planes whose true best ray is a member; NaN without a region
+    )
     why_none: str
     method: str
 
@@ -92,7 +96,9 @@ def seed_spread(scores_YS: Floats) -> Spread:
     difference = math.sqrt(max(squares, 0.0) / (count_YY[pairs] - 1).sum())
     seeds_used, rays_used = int((there.sum(axis=0) > 0).sum()), int((count_Y > 0).sum())
     difference_freedom = max(int(there.sum()) - seeds_used - rays_used + 1, 1)
-    return Spread(_clean(seed, scores_YS[there]), freedom, _clean(difference, scores_YS[there]), difference_freedom)
+    return Spread(
+        _clean(seed, scores_YS[there]), freedom, _clean(difference, scores_YS[there]), difference_freedom
+    )
 
 
 def difference_between(first_S: Floats, second_S: Floats, spread: Spread) -> Estimate:
@@ -116,8 +122,10 @@ def difference_between(first_S: Floats, second_S: Floats, spread: Spread) -> Est
 def estimate_rays(scores_YS: Floats, spread: Spread) -> tuple[Estimate, ...]:
     """Mean, standard error (from the pooled seed spread) and number of seeds of each ray."""
     means_Y, counts_Y = mean_over_seeds(scores_YS), np.isfinite(scores_YS).sum(axis=1)
-    return tuple(Estimate(float(mean), spread.seed / math.sqrt(count) if count else math.nan, int(count))
-                 for mean, count in zip(means_Y, counts_Y, strict=True))
+    return tuple(
+        Estimate(float(mean), spread.seed / math.sqrt(count) if count else math.nan, int(count))
+        for mean, count in zip(means_Y, counts_Y, strict=True)
+    )
 
 
 def best_region(plane: Plane, standard_errors: float = 2.0) -> Region:
@@ -141,10 +149,14 @@ def best_region(plane: Plane, standard_errors: float = 2.0) -> Region:
         members_Y = np.zeros(len(estimates), dtype=bool)
         for index, scores_S in enumerate(scores_YS):
             behind = difference_between(scores_YS[best], scores_S, spread)
-            members_Y[index] = index == best or sign * behind.mean <= standard_errors * behind.standard_error + 1e-12
+            members_Y[index] = (
+                index == best or sign * behind.mean <= standard_errors * behind.standard_error + 1e-12
+            )
         coverage = least_coverage(int((~undecided_Y).sum()), estimates[best].num_seeds, standard_errors)
     method = _method(spread, standard_errors, int((~undecided_Y).sum())) if not why_none else ""
-    return Region(best, estimates, members_Y, undecided_Y, spread, standard_errors, coverage, why_none, method)
+    return Region(
+        best, estimates, members_Y, undecided_Y, spread, standard_errors, coverage, why_none, method
+    )
 
 
 @functools.cache
@@ -194,10 +206,12 @@ def _method(spread: Spread, standard_errors: float, num_rays: int) -> str:
         return label + (
             "The standard error of a difference comes from paired runs (the same seed means the same data order): "
             "the standard deviation of the seed-by-seed differences, pooled over all pairs of distinct runs "
-            f"({spread.difference_freedom} degrees of freedom), divided by the root of the number of shared seeds")
+            f"({spread.difference_freedom} degrees of freedom), divided by the root of the number of shared seeds"
+        )
     return label + (
         "The standard error of a difference comes from the within-run seed standard deviation, pooled over distinct "
-        f"runs ({spread.seed_freedom} degrees of freedom), because no two of them share two seeds")
+        f"runs ({spread.seed_freedom} degrees of freedom), because no two of them share two seeds"
+    )
 
 
 def _clean(spread: float, scores_N: Floats) -> float:

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 from analysis.config import AnalysisConfig
 from analysis.plane import Plane, make_plane
-from analysis.region import Estimate, Region, Spread, best_region, difference_between, estimate_rays, seed_spread
+from analysis.region import (
+    Estimate,
+    Region,
+    Spread,
+    best_region,
+    difference_between,
+    estimate_rays,
+    seed_spread,
+)
 from analysis.table import Group, Table, choose_metric
 from sweep.spec import Status
 from train.metrics import METRICS
@@ -83,7 +91,9 @@ def make_studies(table: Table, config: AnalysisConfig) -> tuple[Study, ...]:
 def _study(table: Table, group: Group, name: str, config: AnalysisConfig) -> Study:
     fingerprints = table.fingerprints(group)
     base = table.base_by_group.get(group)
-    records = {key: table.record_by_fingerprint[key] for key in fingerprints if key in table.record_by_fingerprint}
+    records = {
+        key: table.record_by_fingerprint[key] for key in fingerprints if key in table.record_by_fingerprint
+    }
     reported = {metric for record in records.values() for metric in record.metrics} | {name}
     names = [name, *(other for other in METRICS if other in reported and other != name)]
     planes = {metric: make_plane(table, group, METRICS[metric]) for metric in names}
@@ -92,11 +102,19 @@ def _study(table: Table, group: Group, name: str, config: AnalysisConfig) -> Stu
     test_spread = seed_spread(test.scores_YS) if test is not None else None
     trained = fingerprints - ({base.fingerprint} if base is not None else set())
     return Study(
-        planes=planes, chosen=chosen, region=region, test=test,
-        test_estimates=None if test is None or test_spread is None else estimate_rays(test.scores_YS, test_spread),
-        test_spread=test_spread, gains=_gains(chosen, test, region),
-        num_cells=len(table.cells_by_group[group]), num_runs=len(trained),
-        num_finished=sum(key in records for key in trained), absent=table.absent(group),
+        planes=planes,
+        chosen=chosen,
+        region=region,
+        test=test,
+        test_estimates=None
+        if test is None or test_spread is None
+        else estimate_rays(test.scores_YS, test_spread),
+        test_spread=test_spread,
+        gains=_gains(chosen, test, region),
+        num_cells=len(table.cells_by_group[group]),
+        num_runs=len(trained),
+        num_finished=sum(key in records for key in trained),
+        absent=table.absent(group),
         num_silent=sum(key in records and name not in records[key].metrics for key in trained),
     )
 
@@ -110,10 +128,21 @@ def _gains(chosen: Plane, test: Plane | None, region: Region) -> tuple[Gain, ...
         if plane is None:
             continue
         scores_YS, spread = plane.scores_YS, seed_spread(plane.scores_YS)
-        for name, ray in (("best", region.best), ("instruction_modelling", chosen.ray_at(*INSTRUCTION_MODELLING))):
+        for name, ray in (
+            ("best", region.best),
+            ("instruction_modelling", chosen.ray_at(*INSTRUCTION_MODELLING)),
+        ):
             if ray is None:
                 continue
             difference = difference_between(scores_YS[ray], scores_YS[conventional], spread)
-            gains.append(Gain(name, split, (chosen.rays[ray].prompt_weight, chosen.rays[ray].response_weight),
-                              CONVENTIONAL, difference, ray == conventional))
+            gains.append(
+                Gain(
+                    name,
+                    split,
+                    (chosen.rays[ray].prompt_weight, chosen.rays[ray].response_weight),
+                    CONVENTIONAL,
+                    difference,
+                    ray == conventional,
+                )
+            )
     return tuple(gains)

@@ -38,8 +38,12 @@ class Table:
     @property
     def available(self) -> tuple[str, ...]:
         """Every metric some trained run reports, in the order of `train.metrics`."""
-        found = {name for record in self.record_by_fingerprint.values() if record.stage != "base"
-                 for name in record.metrics}
+        found = {
+            name
+            for record in self.record_by_fingerprint.values()
+            if record.stage != "base"
+            for name in record.metrics
+        }
         return tuple(name for name in METRICS if name in found)
 
     def absent(self, group: Group | None = None) -> dict[Status, tuple[str, ...]]:
@@ -65,8 +69,12 @@ class Table:
         return [spec for spec in self.plan.runs if spec.fingerprint in wanted]
 
 
-def make_table(plan: Plan, records: Mapping[str, RunRecord], statuses: Mapping[str, Status],
-               failures: Mapping[str, Failure] | None = None) -> Table:
+def make_table(
+    plan: Plan,
+    records: Mapping[str, RunRecord],
+    statuses: Mapping[str, Status],
+    failures: Mapping[str, Failure] | None = None,
+) -> Table:
     """Join by fingerprint. Records of other plans are left out; a run without a status is PLANNED.
 
     A finished record counts as finished whatever `statuses` says: the record is the fact, the status a view of it.
@@ -90,11 +98,14 @@ def make_table(plan: Plan, records: Mapping[str, RunRecord], statuses: Mapping[s
         plan=plan,
         spec_by_fingerprint=MappingProxyType({spec.fingerprint: spec for spec in plan.runs}),
         record_by_fingerprint=MappingProxyType(finished),
-        failure_by_fingerprint=MappingProxyType({key: failure for key, failure in known_failures.items()
-                                                 if status.get(key) is Status.FAILED}),
+        failure_by_fingerprint=MappingProxyType(
+            {key: failure for key, failure in known_failures.items() if status.get(key) is Status.FAILED}
+        ),
         status_by_fingerprint=MappingProxyType(status),
         cells_by_group=MappingProxyType({group: tuple(members) for group, members in cells.items()}),
-        base_by_group=MappingProxyType({(base.model, base.dataset, base.settings): base for base in plan.bases}),
+        base_by_group=MappingProxyType(
+            {(base.model, base.dataset, base.settings): base for base in plan.bases}
+        ),
     )
 
 
@@ -104,23 +115,33 @@ def choose_metric(table: Table, asked: str | None) -> Metric:
     Raises   ConfigError for a name that isn't a validation metric with a direction; AnalysisError if no record
              holds it. Test metrics are refused on purpose: what chooses can't also judge.
     """
-    selectable = [name for name, metric in METRICS.items()
-                  if name.startswith("validation_") and metric.better != "none"]
+    selectable = [
+        name for name, metric in METRICS.items() if name.startswith("validation_") and metric.better != "none"
+    ]
     if asked is not None and asked not in selectable:
         raise _refuse_metric(asked, selectable)
     if not any(record.stage != "base" for record in table.record_by_fingerprint.values()):
-        raise AnalysisError(f"no finished run of {table.plan.name} among {len(table.plan.runs)} asked",
-                            "at least one", f"first run: python -m sweep +grid={table.plan.name}")
+        raise AnalysisError(
+            f"no finished run of {table.plan.name} among {len(table.plan.runs)} asked",
+            "at least one",
+            f"first run: python -m sweep +grid={table.plan.name}",
+        )
     available = [name for name in table.available if name in selectable]
     if asked is not None and asked not in available:
-        raise AnalysisError(f"analysis.metric={asked} is on no record of {table.plan.name}",
-                            f"one of {', '.join(available) or 'none'}", "leave analysis.metric out to choose")
+        raise AnalysisError(
+            f"analysis.metric={asked} is on no record of {table.plan.name}",
+            f"one of {', '.join(available) or 'none'}",
+            "leave analysis.metric out to choose",
+        )
     chosen = METRICS[asked] if asked is not None else selection_metric(available)
     if chosen is None and available:
         chosen = METRICS[available[0]]
     if chosen is None:
-        raise AnalysisError(f"the records of {table.plan.name} hold no validation metric",
-                            f"one of {', '.join(SELECTION_PREFERENCE)}", "set dataset.num_validation_rows above 0")
+        raise AnalysisError(
+            f"the records of {table.plan.name} hold no validation metric",
+            f"one of {', '.join(SELECTION_PREFERENCE)}",
+            "set dataset.num_validation_rows above 0",
+        )
     return chosen
 
 
@@ -131,8 +152,11 @@ def _refuse_metric(asked: str, selectable: list[str]) -> ConfigError:
         fix = f"use analysis.metric={same}" if same in selectable and same != asked else ""
         return ConfigError(f"analysis.metric={asked} {why}", f"one of {', '.join(selectable)}", fix)
     near = difflib.get_close_matches(asked, selectable, n=2, cutoff=0.4)
-    return ConfigError(f"unknown metric analysis.metric={asked}", f"one of {', '.join(selectable)}",
-                       f"did you mean {' or '.join(near)}?" if near else "")
+    return ConfigError(
+        f"unknown metric analysis.metric={asked}",
+        f"one of {', '.join(selectable)}",
+        f"did you mean {' or '.join(near)}?" if near else "",
+    )
 
 
 def flat_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

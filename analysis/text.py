@@ -77,8 +77,9 @@ def absent_sentence(absent: Mapping[Status, tuple[str, ...]]) -> str:
     total = sum(len(names) for names in absent.values())
     if not total:
         return ""
-    return (f"{plural(total, 'run')} of this plane {'is' if total == 1 else 'are'} absent: "
-            + ", ".join(f"{len(names)} {status}" for status, names in absent.items()))
+    return f"{plural(total, 'run')} of this plane {'is' if total == 1 else 'are'} absent: " + ", ".join(
+        f"{len(names)} {status}" for status, names in absent.items()
+    )
 
 
 def direction(metric: Metric) -> str:
@@ -87,59 +88,96 @@ def direction(metric: Metric) -> str:
 
 
 def finding(study: Study) -> str:
-    """The result in a sentence or three, no stronger than the records allow."""
+    """The result, no stronger than the records allow: the first sentence, then what qualifies it."""
+    return " ".join(finding_sentences(study))
+
+
+def finding_sentences(study: Study) -> tuple[str, ...]:
+    """The finding in one sentence, and further ones about the convention and about test."""
     region, plane = study.region, study.chosen
     title = plane.metric.title
     if region.best is None:
-        return f"No run with {title} has finished; there is nothing to say yet."
+        return (f"No run with {title} has finished; there is nothing to say yet.",)
+    estimate, ray = region.estimates[region.best], plane.rays[region.best]
     if study.all_equal:
-        same = number(region.estimates[region.best].mean, plane.metric)
-        return f"Every finished run has the same {title}, {same} {plane.metric.unit}: nothing can be distinguished."
-    ray, estimate = plane.rays[region.best], region.estimates[region.best]
-    extreme = "highest" if plane.metric.better == "higher" else "lowest"
-    where = f"prompt weight {weight(ray.prompt_weight)}, response weight {weight(ray.response_weight)}"
-    named = {study.conventional: ", instruction tuning itself", study.instruction_modelling: ", Instruction Modelling"}
-    sentence = (f"{title[:1].upper()}{title[1:]} is {extreme} at {where} (ratio {ratio(ray)}"
-                f"{named.get(region.best, '')}): {with_error(estimate, plane.metric)} {plane.metric.unit}, "
-                f"{plural(estimate.num_seeds, 'seed')}.")
-    return " ".join(part for part in (sentence, _region_sentence(study), _test_sentence(study)) if part)
+        same = number(estimate.mean, plane.metric)
+        return (
+            f"Every finished run has the same {title}, {same} {plane.metric.unit}: nothing can be "
+            "distinguished.",
+        )
+    extreme = "Highest" if plane.metric.better == "higher" else "Lowest"
+    named = {
+        study.conventional: ", instruction tuning",
+        study.instruction_modelling: ", Instruction Modelling",
+    }
+    told = _told_apart(study)
+    fewer = any(0 < other.num_seeds < estimate.num_seeds for other in region.estimates)
+    seeds = plural(estimate.num_seeds, "seed") + (", among the settings with as many" if fewer else "")
+    first = (
+        f"{extreme} {title} at prompt weight {weight(ray.prompt_weight)}, response weight "
+        f"{weight(ray.response_weight)}{named.get(region.best, '')}: {with_error(estimate, plane.metric)} "
+        f"{plane.metric.unit} over {seeds}{f'; {told}' if told else ''}."
+    )
+    return tuple(part for part in (first, _convention_sentence(study), _test_sentence(study)) if part)
 
 
-def _region_sentence(study: Study) -> str:
+def _told_apart(study: Study) -> str:
     region, plane = study.region, study.chosen
     if region.members_Y is None:
-        return f"No region: {region.why_none}."
-    members = [plane.rays[index] for index in range(len(plane.rays)) if region.members_Y[index]]
-    num_cells = sum(len(ray.cells) for ray in members)
+        return "no region" if region.best is not None else ""
+    members = [ray for ray, is_member in zip(plane.rays, region.members_Y, strict=True) if is_member]
     done = int((~region.undecided_Y).sum())
     if len(members) == 1:
-        told = f"All other {done - 1} distinct settings are more than {region.standard_errors:g} standard errors behind."
-    else:
-        told = (f"{len(members)} of {done} distinct settings ({plural(num_cells, 'cell')}) "
-                f"can't be told from it, ratios {_ratio_range(members)} (provisional).")
-    if study.conventional is not None and region.members_Y[study.conventional] \
-            and study.conventional != region.best:
-        told += " Instruction tuning (0, 1) is among them: no sign here that weighting the prompt helps."
-    return told
-
-
-def _ratio_range(members: list[Ray]) -> str:
+        return (
+            f"all {done - 1} other distinct settings are more than {region.standard_errors:g} standard errors "
+            "behind"
+        )
     ordered = sorted(members, key=lambda ray: ray.angle)
-    return f"{ratio(ordered[0])} to {ratio(ordered[-1])}"
+    return (
+        f"{len(members) - 1} of {done - 1} other distinct settings can't be told from it "
+        f"(provisional region: {plural(sum(len(ray.cells) for ray in members), 'cell')}, ratios "
+        f"{ratio(ordered[0])} to {ratio(ordered[-1])})"
+    )
+
+
+def _convention_sentence(study: Study) -> str:
+    members, conventional = study.region.members_Y, study.conventional
+    if (
+        members is None
+        or conventional is None
+        or conventional == study.region.best
+        or not members[conventional]
+    ):
+        return ""
+    return "Instruction tuning (0, 1) is among them: no sign here that weighting the prompt helps."
 
 
 def _test_sentence(study: Study) -> str:
     gain = study.gain("best", "test")
     if gain is None or study.test is None or gain.is_same_ray or not math.isfinite(gain.difference.mean):
         return ""
-    return (f"On test it differs from instruction tuning {pair(CONVENTIONAL)} by "
-            f"{with_error(gain.difference, study.test.metric, sign=True)} ({EXPLORATORY}).")
+    metric, difference = study.test.metric, gain.difference
+    sign = 1 if metric.better == "higher" else -1
+    how = "better" if sign * difference.mean > 0 else "worse"
+    if not abs(difference.mean) > study.region.standard_errors * difference.standard_error:  # NaN: one seed
+        how = "not resolved" if math.isfinite(difference.standard_error) else f"{how}, by an unknown error"
+    return (
+        f"On test its difference to instruction tuning {pair(CONVENTIONAL)} is "
+        f"{with_error(difference, metric, sign=True)} {metric.unit}: {how} ({EXPLORATORY})."
+    )
 
 
 def mark(study: Study, ray: int) -> str:
     """What a ray is called: best, IT, IM; empty for the others."""
-    names = [name for name, index in (("best", study.region.best), ("IT", study.conventional),
-                                      ("IM", study.instruction_modelling)) if index == ray]
+    names = [
+        name
+        for name, index in (
+            ("best", study.region.best),
+            ("IT", study.conventional),
+            ("IM", study.instruction_modelling),
+        )
+        if index == ray
+    ]
     return ", ".join(names)
 
 
@@ -158,11 +196,20 @@ def text_plane(study: Study) -> str:
                 is_base = plane.weights((p, r)) == (0.0, 0.0) and math.isfinite(plane.base_score)
                 cells.append(f"({number(plane.base_score, plane.metric)})" if is_base else "")
                 continue
-            sign = "*" if ray == region.best else "+" if region.members_Y is not None and region.members_Y[ray] else " "
+            is_member = region.members_Y is not None and region.members_Y[ray]
+            sign = "*" if ray == region.best else "+" if is_member else " "
             value = float(means_PR[p, r])
             cells.append(f"{number(value, plane.metric) if math.isfinite(value) else '-'}{sign}")
-        lines.append(f"{weight(float(plane.prompt_weights_P[p])):>8} |" + "".join(f"{cell:>9}" for cell in cells))
+        lines.append(
+            f"{weight(float(plane.prompt_weights_P[p])):>8} |" + "".join(f"{cell:>9}" for cell in cells)
+        )
     axis = "".join(f"{weight(float(value)) + ' ':>9}" for value in plane.response_weights_R)
     key = "* best" + ("  + in the provisional region" if region.members_Y is not None else "")
-    return "\n".join([f"{plane.metric.title}, {direction(plane.metric)}; rows prompt weight, columns response weight",
-                      *lines, f"{'':>8}  {axis}", f"{'':>8}  {key}  - absent  (base model)"])
+    return "\n".join(
+        [
+            f"{plane.metric.title}, {direction(plane.metric)}; rows prompt weight, columns response weight",
+            *lines,
+            f"{'':>8}  {axis}",
+            f"{'':>8}  {key}  - absent  (base model)",
+        ]
+    )

@@ -1,7 +1,7 @@
-"""The command line of `python -m sweep`, before Hydra: an action, a run, and overrides. Standard library only.
+"""The command line of `python -m sweep`, before Hydra: an action, a run, overrides. Standard library only.
 
-Hydra accepts `+grid=X` or `grid=X`, depending on the defaults list, but never both; and it knows no bare words.
-So argv is normalised here, and --help answers without importing Hydra at all.
+Hydra accepts `+grid=X` or `grid=X`, depending on the defaults list, but never both; and it knows no bare
+words. So argv is normalised here, and --help answers without importing Hydra at all.
 """
 
 import difflib
@@ -25,11 +25,11 @@ Actions (the default is run)
   watch         the same, refreshed until all is done
   why RUN       why a run failed, is lost or would be trained again
   logs RUN      a run's output (-f: follow it)
-  cancel [RUN]  stop one run, or all; checkpoints stay
+  cancel        stop the sweep's workers gracefully; the same line continues later
   retry [RUN]   try failed runs again
-  rerun RUN     train a finished run again
-  df            disk use of the sweep (yes=true: delete what is not needed)
-  RUN is a run id or a beginning of one.
+  rerun RUN     train a finished run again, beside the first, and compare every number
+  df            every cell with its numbers as a data frame: report/cells.csv and .parquet
+  RUN is a run id or a part that only one of them has. status, why and logs need no grid.
 
 Overrides
   +grid=wit_5x5                a question: a file of conf/grid
@@ -42,12 +42,12 @@ Overrides
   launcher.slots=4             workers at once
 Options
   --config-dir DIR             a folder of your own YAML files, laid out like conf/
-  -f, --follow    -y, --yes    -h, --help
+  -f, --follow (logs)    -y, --yes (no questions)    -h, --help
 
 Examples
   python -m sweep +grid=smoke_2x2
   python -m sweep +grid=wit_5x5 plan
-  python -m sweep +grid=wit_5x5 model=local model.path=/models/mine dataset=local dataset.path=/data/mine.jsonl
+  python -m sweep +grid=wit_5x5 model=local model.path=/models/mine dataset=local dataset.path=/data/x.jsonl
 
 Exit codes: 0 done; 1 some runs failed; 2 a mistake in the input, said in one line; 130 interrupted.
 """
@@ -90,25 +90,44 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     flags |= {name for name in ("yes", "follow") if _read_flag(name, settings)}
     action, run = _read_words(words, settings.get("action"), settings.get("run"))
     _check_one_grid(overrides)
-    return Arguments(action, run, tuple(overrides), tuple(config_dirs), "follow" in flags, "yes" in flags,
-                     "help" in flags or "help" in words)
+    return Arguments(
+        action,
+        run,
+        tuple(overrides),
+        tuple(config_dirs),
+        "follow" in flags,
+        "yes" in flags,
+        "help" in flags or "help" in words,
+    )
 
 
 def _read_option(word: str, rest: Iterator[str], config_dirs: list[str], flags: set[str]) -> None:
-    names = {"-f": "follow", "--follow": "follow", "-h": "help", "--help": "help", "-y": "yes", "--yes": "yes"}
+    names = {
+        "-f": "follow",
+        "--follow": "follow",
+        "-h": "help",
+        "--help": "help",
+        "-y": "yes",
+        "--yes": "yes",
+    }
     name, equals, value = word.partition("=")
     if name in ("--config-dir", "-cd"):
         folder = value if equals else next(rest, "")
         if not folder:
-            raise UserError("--config-dir has no folder", "a folder laid out like conf/", "add --config-dir /folder")
+            raise UserError(
+                "--config-dir has no folder", "a folder laid out like conf/", "add --config-dir /folder"
+            )
         config_dirs.append(folder)
     elif word in names:
         flags.add(names[word])
     elif name in ("-m", "--multirun"):
         raise UserError(f"{word} is Hydra's own sweep", "a grid", "say +grid=NAME instead; see --help")
     else:
-        raise UserError(f"unknown option {word}", f"one of {', '.join([*names, '--config-dir'])}",
-                        _did_you_mean(name, [*names, "--config-dir"]))
+        raise UserError(
+            f"unknown option {word}",
+            f"one of {', '.join([*names, '--config-dir'])}",
+            _did_you_mean(name, [*names, "--config-dir"]),
+        )
 
 
 def _read_words(words: list[str], action: str | None, run: str | None) -> tuple[str, str | None]:
@@ -120,9 +139,15 @@ def _read_words(words: list[str], action: str | None, run: str | None) -> tuple[
     if words and run is None and action in ACTIONS_ON_RUNS:
         run = words.pop(0)
     if words:
-        raise UserError(f"unexpected word {words[0]}", "KEY=VALUE after the action", _suggest_for_word(words[0]))
+        raise UserError(
+            f"unexpected word {words[0]}",
+            "KEY=VALUE after the action",
+            _did_you_mean(words[0], ACTIONS) or "remove it",
+        )
     if run is None and action in ("why", "logs", "rerun"):
-        raise UserError(f"{action} has no run", "a run id or its beginning", f"say {action} RUN; status lists them")
+        raise UserError(
+            f"{action} has no run", "a run id or its beginning", f"say {action} RUN; status lists them"
+        )
     return action, run
 
 
@@ -138,14 +163,18 @@ def _did_you_mean(word: str, known: Sequence[str]) -> str:
 def _grid_name(value: str) -> str:
     name = value.strip("'\"").removesuffix(".yaml")
     if not name or name.startswith("[") or "," in name:
-        raise UserError(f"+grid={value} names no grid", "the name of one file of conf/grid", "say +grid=wit_5x5")
+        raise UserError(
+            f"+grid={value} names no grid", "the name of one file of conf/grid", "say +grid=wit_5x5"
+        )
     return name
 
 
 def _check_one_grid(overrides: Sequence[str]) -> None:
     grids = [override for override in overrides if override.startswith("+grid=")]
     if len(set(grids)) > 1:
-        raise UserError(f"{' and '.join(grids)} ask two questions at once", "one grid", "run one command for each")
+        raise UserError(
+            f"{' and '.join(grids)} ask two questions at once", "one grid", "run one command for each"
+        )
     if len(grids) > 1:
         raise UserError(f"{grids[0]} is said twice", "one grid", "say it once")
 

@@ -1,8 +1,8 @@
-"""Cells -> complete configurations, each checked: what Hydra would compose for every cell, without asking it.
+"""Cells -> complete configurations, each checked: what Hydra would compose for every cell, but faster.
 
-One composition costs 60 ms, so each combination of files (model, dataset, recipe, ...) is composed once and the
-numbers of a cell are set on plain trees (0.05 ms). A test proves both routes equal for every cell. Where an
-interpolation could read a swept number, each cell is resolved by itself: slower, but right.
+One composition costs 60 ms, so each combination of files (model, dataset, recipe, ...) is composed once and
+the numbers of a cell are set on plain trees (0.05 ms). A test proves both routes equal for every cell. Where
+an interpolation could read a swept number, each cell is resolved by itself: slower, but right.
 """
 
 import copy
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.arguments import Arguments
+from sweep.axes import GROUP_AXES, configuration_keys
 from sweep.config import SweepConfig, sweep_config_from_dict, sweep_defaults
 from sweep.errors import ComposeError, GridError
-from sweep.grid import GROUP_AXES, configuration_keys, expand_cells
+from sweep.grid import expand_cells
 from sweep.spec import Cell
 from train.compose import Composed, Override, check_option, compose, config_options, parse_overrides, resolved
 from train.config import RunConfig, run_config_from_dict
@@ -24,7 +25,11 @@ from train.naming import complete_names
 
 _RUN_KEYS = tuple(field.name for field in dataclasses.fields(RunConfig))
 _GRID_TREES = ("grid.axes", "grid.cells", "grid.adjust")  # replaced whole, where Hydra would merge or refuse
-_SWEPT = {"objective.prompt_weight": "prompt_weight", "objective.response_weight": "response_weight", "seed": "seed"}
+_SWEPT = {
+    "objective.prompt_weight": "prompt_weight",
+    "objective.response_weight": "response_weight",
+    "seed": "seed",
+}
 
 Choices = tuple[tuple[str, str], ...]  # (group, file), sorted
 
@@ -58,19 +63,28 @@ def _compose_sweep(arguments: Arguments, config_name: str) -> ComposedSweep:
     overrides = parse_overrides(arguments.overrides)
     if not any(override.text.startswith("+grid=") for override in overrides):
         options = config_options("grid", arguments.config_dirs)
-        raise ComposeError("no grid: a sweep starts from a question", f"one of {', '.join(options)}",
-                           f"add +grid={options[-1] if options else 'NAME'}")
+        raise ComposeError(
+            "no grid: a sweep starts from a question",
+            f"one of {', '.join(options)}",
+            "add +grid=NAME, such as +grid=wit_5x5",
+        )
     trees = [override for override in overrides if override.key.startswith(_GRID_TREES)]
     composer = _Composer(config_name, [one for one in overrides if one not in trees], arguments.config_dirs)
-    values = composer.first.plain()
+    # Only what is not a run's: an interpolation in there may need the numbers of a cell.
+    values = composer.first.plain(lambda key: key not in _RUN_KEYS)
     _apply_grid_trees(values["grid"], trees)
     _apply_choices(values["grid"], overrides)
     config = sweep_config_from_dict({**values, "action": arguments.action})
-    extras = {key: value for key, value in values.items() if key not in _RUN_KEYS and key not in sweep_defaults()}
+    extras = {key: value for key, value in values.items() if key not in sweep_defaults()}
     if extras and config_name == "sweep":
-        raise ComposeError(f"unknown key {next(iter(extras))}", "a key of the configuration", "see conf/sweep.yaml")
-    cells = expand_cells(config.grid, default_model=composer.first.choices["model"],
-                         default_dataset=composer.first.choices["dataset"])
+        raise ComposeError(
+            f"unknown key {next(iter(extras))}", "a key of the configuration", "see conf/sweep.yaml"
+        )
+    cells = expand_cells(
+        config.grid,
+        default_model=composer.first.choices["model"],
+        default_dataset=composer.first.choices["dataset"],
+    )
     _check_overrides(overrides, cells)
     _check_adjust(config.grid.adjust, arguments.config_dirs)
     said = {override.key for override in overrides}
@@ -118,8 +132,9 @@ def _has_interpolation(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def _run_configs(cells: Sequence[Cell], composer: _Composer, adjust: Mapping[str, Any],
-                 said: set[str]) -> tuple[RunConfig, ...]:
+def _run_configs(
+    cells: Sequence[Cell], composer: _Composer, adjust: Mapping[str, Any], said: set[str]
+) -> tuple[RunConfig, ...]:
     planes: dict[Any, RunConfig] = {}
     configs = []
     for cell in cells:
@@ -135,8 +150,9 @@ def _run_configs(cells: Sequence[Cell], composer: _Composer, adjust: Mapping[str
         if cell.group not in planes:
             planes[cell.group] = _patched_config(plain, numbers | _swept(cell))
         plane = planes[cell.group]
-        objective = dataclasses.replace(plane.objective, prompt_weight=cell.prompt_weight,
-                                        response_weight=cell.response_weight)
+        objective = dataclasses.replace(
+            plane.objective, prompt_weight=cell.prompt_weight, response_weight=cell.response_weight
+        )
         configs.append(dataclasses.replace(plane, objective=objective, seed=cell.seed))
     return tuple(configs)
 
@@ -170,11 +186,14 @@ def _resolved_config(composed: Composed, numbers: Mapping[str, Any]) -> RunConfi
 
 
 def _adjustments(cell: Cell, adjust: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
-    """What the cell's model and dataset bring along, minus what was said: the key itself or its whole group."""
+    """What the cell's model and dataset bring along, minus what was said: that key or its whole group."""
     chosen = {"model": cell.model, "dataset": cell.dataset}
-    return {key: value for group, by_name in adjust.items()
-            for key, value in (by_name.get(chosen[group]) or {}).items()
-            if key not in taken and key.split(".")[0] not in taken}
+    return {
+        key: value
+        for group, by_name in adjust.items()
+        for key, value in (by_name.get(chosen[group]) or {}).items()
+        if key not in taken and key.split(".")[0] not in taken
+    }
 
 
 def _apply_grid_trees(grid: dict[str, Any], trees: Sequence[Override]) -> None:
@@ -193,10 +212,15 @@ def _apply_choices(grid: dict[str, Any], overrides: Sequence[Override]) -> None:
         if group not in said:
             continue
         if f"grid.{group}s" in said:
-            raise ComposeError(f"{said[group].text} and {said[f'grid.{group}s'].text} contradict each other",
-                               "one of them", f"say grid.{group}s=[...] alone")
+            raise ComposeError(
+                f"{said[group].text} and {said[f'grid.{group}s'].text} contradict each other",
+                "one of them",
+                f"say grid.{group}s=[...] alone",
+            )
         if not isinstance(said[group].value, str):
-            raise ComposeError(f"{said[group].text} gives several values", "one name", f"say grid.{group}s=[...]")
+            raise ComposeError(
+                f"{said[group].text} gives several values", "one name", f"say grid.{group}s=[...]"
+            )
         grid[f"{group}s"] = None
 
 
@@ -206,28 +230,43 @@ def _check_overrides(overrides: Sequence[Override], cells: Sequence[Cell]) -> No
     for override in overrides:
         key = override.key
         if key == "seed":
-            raise ComposeError(f"{override.text}, but the grid sets the seeds", "grid.seeds",
-                               f"say grid.seeds=[{override.value}]")
+            raise ComposeError(
+                f"{override.text}, but the grid sets the seeds",
+                "grid.seeds",
+                f"say grid.seeds=[{override.value}]",
+            )
+        if key == "stage":
+            raise ComposeError(f"{override.text}, but a grid sets the stage", "no stage", "leave it out")
         if key in _SWEPT or key in axes:
-            raise ComposeError(f"{override.text}, but {key} is an axis of the grid", "each value said once",
-                               "leave it out, or change the grid's axis")
+            raise ComposeError(
+                f"{override.text}, but {key} is an axis of the grid",
+                "each value said once",
+                "leave it out, or change the grid's axis",
+            )
         if key in ("model", "dataset") and any(getattr(cell, key) != override.value for cell in cells):
-            raise ComposeError(f"{override.text}, but {key} is an axis of grid.cells", "each value said once",
-                               f"leave it out, or add only: [{{{key}: {override.value}}}] under cells")
+            raise ComposeError(
+                f"{override.text}, but {key} is an axis of grid.cells",
+                "each value said once",
+                f"leave it out, or add only: [{{{key}: {override.value}}}] under cells",
+            )
 
 
 def _check_adjust(adjust: Mapping[str, Any], config_dirs: Sequence[str]) -> None:
     known = configuration_keys()
     for group, by_name in adjust.items():
         if group not in ("model", "dataset") or not isinstance(by_name, Mapping):
-            raise GridError(f"grid.adjust.{group}={by_name!r}", "model or dataset, and names under it",
-                            "write adjust: {dataset: {lima: {train.epochs: 5}}}")
+            raise GridError(
+                f"grid.adjust.{group}={by_name!r}",
+                "model or dataset, and names under it",
+                "write adjust: {dataset: {lima: {train.epochs: 5}}}",
+            )
         for name, settings in by_name.items():
             check_option(group, str(name), config_dirs)
             for key in settings or {}:
                 if key not in known or key in _SWEPT:
                     near = nearest_key(str(key), known)
-                    raise GridError(f"grid.adjust.{group}.{name} sets unknown key {key}", "a full key",
-                                    f"did you mean {near}?" if near else "such as train.epochs")
-
-
+                    raise GridError(
+                        f"grid.adjust.{group}.{name} sets unknown key {key}",
+                        "a full key",
+                        f"did you mean {near}?" if near else "such as train.epochs",
+                    )

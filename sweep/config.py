@@ -1,12 +1,11 @@
-"""The configuration of a sweep: its types, defaults and checks. conf/sweep.yaml holds the values people change.
+"""The configuration of a sweep: types, defaults and checks. conf/sweep.yaml holds the values people change.
 
 The runs' own configuration is not in here: it is composed for each cell (see `sweep.compose`).
 """
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sweep.arguments import ACTIONS
@@ -19,8 +18,8 @@ class GridConfig:
     """A question, as its YAML file says it; `sweep.grid` gives it its meaning and its checks.
 
     cells: an expression over axes. axes: further keys and their values, crossed with the cells.
-    adjust: what a model or a dataset brings along, as {dataset: {lima: {train.epochs: 5}}}; the same key said on
-    the command line wins. None of models, datasets: the one that model= or dataset= chooses.
+    adjust: what a model or a dataset brings along, as {dataset: {lima: {train.epochs: 5}}}; the same key or
+    its group said on the command line wins. models, datasets: None is the one that model= or dataset= picks.
     """
 
     name: str
@@ -28,8 +27,8 @@ class GridConfig:
     datasets: tuple[str, ...] | None = None
     seeds: tuple[Any, ...] = (0,)
     cells: Any = None
-    axes: Mapping[str, Any] = dataclass_field(default_factory=dict)
-    adjust: Mapping[str, Any] = dataclass_field(default_factory=dict)
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    adjust: Mapping[str, Any] = field(default_factory=dict)
     collapse: Literal["rays", "none"] = "rays"
 
 
@@ -46,7 +45,9 @@ class LauncherConfig:
         for name in ("slots", "threads_per_worker", "max_attempts"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"launcher.{name}={value}", "a whole number of at least 1", f"set launcher.{name}=1")
+                raise ConfigError(
+                    f"launcher.{name}={value}", "a whole number of at least 1", f"set launcher.{name}=1"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,10 +77,24 @@ class SweepConfig:
 
 def sweep_defaults() -> dict[str, Any]:
     """The schema for Hydra: every key of a sweep that is not a run's."""
-    grid = {"name": MANDATORY, "models": None, "datasets": None, "seeds": [0], "cells": None, "axes": {},
-            "adjust": {}, "collapse": "rays"}
-    return {"action": "run", "root": "outputs", "name": None, "grid": grid,
-            "launcher": defaults_tree(LauncherConfig), "search": defaults_tree(SearchConfig)}
+    grid = {
+        "name": MANDATORY,
+        "models": None,
+        "datasets": None,
+        "seeds": [0],
+        "cells": None,
+        "axes": {},
+        "adjust": {},
+        "collapse": "rays",
+    }
+    return {
+        "action": "run",
+        "root": "outputs",
+        "name": None,
+        "grid": grid,
+        "launcher": defaults_tree(LauncherConfig),
+        "search": defaults_tree(SearchConfig),
+    }
 
 
 def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
@@ -90,10 +105,17 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
         launcher["slots"] = None
     for key in ("root", "name"):
         if values[key] is not None and not isinstance(values[key], str | int):
-            raise ConfigError(f"{key}={values[key]!r} has the wrong type", "a text", f"set {key} to such a value")
-    return SweepConfig(action=values["action"], root=str(values["root"]), name=str(values["name"] or grid.name),
-                       grid=grid, launcher=build(LauncherConfig, launcher, "launcher."),
-                       search=build(SearchConfig, values["search"], "search."))
+            raise ConfigError(
+                f"{key}={values[key]!r} has the wrong type", "a text", f"set {key} to such a value"
+            )
+    return SweepConfig(
+        action=values["action"],
+        root=str(values["root"]),
+        name=str(values["name"] or grid.name),
+        grid=grid,
+        launcher=build(LauncherConfig, launcher, "launcher."),
+        search=build(SearchConfig, values["search"], "search."),
+    )
 
 
 def grid_config_from_dict(values: Mapping[str, Any]) -> GridConfig:
@@ -102,20 +124,35 @@ def grid_config_from_dict(values: Mapping[str, Any]) -> GridConfig:
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            raise ConfigError(f"unknown key grid.{key}", f"one of {', '.join(known)}",
-                              f"did you mean grid.{near[0]}?" if near else "")
+            raise ConfigError(
+                f"unknown key grid.{key}",
+                f"one of {', '.join(known)}",
+                f"did you mean grid.{near[0]}?" if near else "",
+            )
     if values.get("name") in (None, MANDATORY):
-        raise ConfigError("grid.name is not set", "a word that can name a folder", "add name: my_grid to the grid")
+        raise ConfigError(
+            "grid.name is not set", "a word that can name a folder", "add name: my_grid to the grid"
+        )
     trees = {key: values.get(key) or {} for key in ("axes", "adjust")}
     for key, tree in trees.items():
         if not isinstance(tree, Mapping):
-            raise ConfigError(f"grid.{key}={tree!r} is not a mapping", "keys and values",
-                              f"say 'grid.{key}={{train.learning_rate: [1e-3, 3e-3]}}'" if key == "axes" else "")
+            raise ConfigError(
+                f"grid.{key}={tree!r} is not a mapping",
+                "keys and values",
+                f"say 'grid.{key}={{train.learning_rate: [1e-3, 3e-3]}}'" if key == "axes" else "",
+            )
     collapse = values.get("collapse") or "none"  # YAML and Hydra read none as a text, null as nothing
     if collapse not in ("rays", "none"):
         raise ConfigError(f"grid.collapse={collapse!r}", "rays or none", "say grid.collapse=none")
-    return GridConfig(name=str(values["name"]), models=_names(values, "models"), datasets=_names(values, "datasets"),
-                      seeds=_sequence(values.get("seeds")), cells=values.get("cells"), collapse=collapse, **trees)
+    return GridConfig(
+        name=str(values["name"]),
+        models=_names(values, "models"),
+        datasets=_names(values, "datasets"),
+        seeds=_sequence(values.get("seeds")),
+        cells=values.get("cells"),
+        collapse=collapse,
+        **trees,
+    )
 
 
 def _names(values: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
@@ -124,8 +161,11 @@ def _names(values: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     names = _sequence(values[key])
     for name in names:
         if not isinstance(name, str):
-            raise ConfigError(f"grid.{key} holds {name!r}", f"names of files of conf/{key.removesuffix('s')}",
-                              f"say grid.{key}=[embedded]")
+            raise ConfigError(
+                f"grid.{key} holds {name!r}",
+                f"names of files of conf/{key.removesuffix('s')}",
+                f"say grid.{key}=[embedded]",
+            )
     return names
 
 

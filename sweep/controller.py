@@ -32,6 +32,7 @@ PATIENCE_S = 30.0  # for checkpoints, after a request to stop
 NUM_DEATHS = 3  # of workers in a row, none of which got anything done, until we stop starting more
 QUICK_DEATH_S = 60.0
 POLL_S = 0.5
+IDLE_S = 5.0  # without any worker, after which watching makes no sense
 
 Start = Callable[[Launch, Sequence[int]], list[Job]]
 
@@ -78,9 +79,10 @@ class Controller:
     """One sweep's workers, from this process."""
 
     def __init__(self, plan: Plan, ledger: Ledger, folder: SweepFolder, launch: Launch, view: View,
-                 interrupts: Interrupts, *, start: Start = start_workers, poll_s: float = POLL_S) -> None:
+                 interrupts: Interrupts, *, start: Start = start_workers, poll_s: float = POLL_S,
+                 only_watch: bool = False) -> None:
         self.plan, self.ledger, self.folder, self.launch, self.view = plan, ledger, folder, launch, view
-        self.interrupts, self._start, self._poll_s = interrupts, start, poll_s
+        self.interrupts, self._start, self._poll_s, self._only_watch = interrupts, start, poll_s, only_watch
         self.states: dict[str, RunState] = {}
         self._jobs: list[Job] = []
         self._first_outcomes: list[Failure | None] = []
@@ -88,7 +90,7 @@ class Controller:
         self._not_before: dict[int, float] = {}
         self._pause_s = 1.0
         self._num_deaths, self._done_before = 0, (-1, -1)
-        self._started = time.time()
+        self._started, self._last_busy, self._is_joined = time.time(), time.monotonic(), False
 
     def run(self) -> Ending:
         """Until everything is finished or failed, somebody says stop, or going on makes no sense."""
@@ -98,16 +100,34 @@ class Controller:
                 look_s = self._look()
                 if all(state.status in (Status.FINISHED, Status.FAILED) for state in self.states.values()):
                     return Ending(states=self.states)
-                lock = lock or take_controller_lock(self.folder)
+                if lock is None and not self._only_watch:
+                    lock = self._take_lock()
                 if self.interrupts.event.is_set() or self.folder.was_stopped_after(self._started):
                     return self._stop(is_owner=lock is not None)
                 if lock is not None and (problem := self._same_failure() or self._tend_workers()):
                     self.view.say(problem)
                     return self._stop(is_owner=True, problem=problem)
+                if self._only_watch and self._is_idle():
+                    return Ending(states=self.states, problem="nobody is working on it")
                 self.interrupts.event.wait(max(self._poll_s, 5 * look_s))
         finally:
             if lock is not None:
                 lock.close()
+
+    def _take_lock(self) -> IO[str] | None:
+        lock = take_controller_lock(self.folder)
+        if lock is None and not self._is_joined:
+            self._is_joined = True
+            self.view.say("another process is running this sweep; watching, and taking over if it ends")
+        return lock
+
+    def _is_idle(self) -> bool:
+        """Whether no worker and no controller has been seen for a while."""
+        is_busy = any(state.status is Status.RUNNING for state in self.states.values()) \
+            or any(holder.sweep == self.folder.name for holder in holders(self.folder.root).values())
+        if is_busy:
+            self._last_busy = time.monotonic()
+        return time.monotonic() - self._last_busy > IDLE_S
 
     def _look(self) -> float:
         """Read the ledger, show what it says; the seconds that took."""

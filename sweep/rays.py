@@ -19,17 +19,20 @@ def is_scale_free(recipe: RecipeConfig) -> bool:
 
         g -> c g  gives  m -> c m,  v -> c^2 v,  and  lr m / (sqrt(v) + eps) -> lr m / (sqrt(v) + eps / c)
 
-    so c acts only as eps -> eps / c. Decoupled weight decay and the schedule don't see c; the normaliser of the
-    loss counts non-zero weights, so it is constant on a ray (but jumps at the axes, which are rays of their own).
+    so c acts only as eps -> eps / c. Decoupled weight decay and the schedule don't see c; the normaliser of
+    the loss counts non-zero weights, so it is constant on a ray (and jumps at the axes, rays of their own).
 
     Exact    Bitwise for powers of two at eps = 0; 8e-5 to 3e-4 of the distance trained at eps = 1e-8, against
              0.5 between data orders. With LoRA eps bites harder (8e-3), because its first gradients are tiny.
-    Note     Not scale-free: SGD (the scale is a learning rate), Adam with coupled L2, a clip that is active for
-             one cell and not for another, a large eps.
+    Note     Not scale-free: SGD (the scale is a learning rate), Adam with coupled L2, a clip that is active
+             for one cell and not for another, a large eps.
     Source   Kingma and Ba, arXiv:1412.6980, section 2.1; measured for this loss.
     """
-    return (recipe.optimizer == "adamw" and recipe.clip_norm is None
-            and recipe.epsilon <= LARGEST_NEGLIGIBLE_EPSILON)
+    return (
+        recipe.optimizer == "adamw"
+        and recipe.clip_norm is None
+        and recipe.epsilon <= LARGEST_NEGLIGIBLE_EPSILON
+    )
 
 
 def canonical_objective(objective: ObjectiveConfig, recipe: RecipeConfig) -> ObjectiveConfig:
@@ -37,14 +40,19 @@ def canonical_objective(objective: ObjectiveConfig, recipe: RecipeConfig) -> Obj
 
     All four weights are divided together, so two objectives merge only if all of them lie on one ray.
 
-    Exact    Divides the decimals people wrote, as fractions: (0.2, 0.6) and (0.25, 0.75) give equal floats, which
-             0.2 / 0.6 and 0.25 / 0.75 don't.
+    Exact    Divides the decimals people wrote, as fractions: (0.2, 0.6) and (0.25, 0.75) give equal floats,
+             which 0.2 / 0.6 and 0.25 / 0.75 don't.
     """
     if not is_scale_free(recipe):
         return objective
-    weights = {name: Fraction(repr(getattr(objective, name)))
-               for name in _WEIGHTS if getattr(objective, name) is not None}
+    weights = {
+        name: Fraction(repr(getattr(objective, name)))
+        for name in _WEIGHTS
+        if getattr(objective, name) is not None
+    }
     largest = max(weights.values())
     if largest in (0, 1):
         return objective
-    return dataclasses.replace(objective, **{name: float(weight / largest) for name, weight in weights.items()})
+    return dataclasses.replace(
+        objective, **{name: float(weight / largest) for name, weight in weights.items()}
+    )

@@ -32,7 +32,7 @@ NUM_SAME_FAILURES = 3
 TRAINER = "sweep.worker:make_trainer"
 
 
-class GivenBack(Exception):  # noqa: N818 - not an error: the run's state is saved and anybody may go on
+class GivenBack(Exception):
     """A trainer stopped because it was asked to."""
 
 
@@ -86,6 +86,14 @@ def make_trainer(root: str) -> RunOne:
             raise GivenBack(str(error)) from error
 
     return run_one
+
+
+def train_again(root: str, spec: RunSpec, folder: Path) -> RunRecord:
+    """Train a run in this process and in a folder of its own; whatever breaks is raised."""
+    threads = str(spec.config.train.num_threads)
+    os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+    return make_trainer(root)(spec, folder=folder, attempt=1, should_stop=lambda: False,
+                              on_progress=lambda step, num_steps: None)
 
 
 @dataclass(slots=True)

@@ -1,19 +1,20 @@
 """Hydra's part: a configuration composed from conf/ and overrides, and every mistake as one line.
 
-Hydra only composes. It doesn't launch, log, or make folders: its launchers must return finished results, and its
-output folders would litter a mere plan. Importing this module doesn't import Hydra; composing does (0.15 s).
-This is the only file that asks Hydra; `sweep.compose` builds on it, `python -m train` calls `compose_run`.
+Hydra only composes. It doesn't launch, log, or make folders: its launchers must return finished results, and
+its output folders would litter a mere plan. Importing this module doesn't import Hydra; composing does
+(0.15 s). This is the only file that asks Hydra: `sweep.compose` builds on it, `python -m train` calls
+`compose_run`.
 """
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from train.config import RunConfig, defaults_tree, run_config_from_dict
+from train.config import MANDATORY, RunConfig, defaults_tree, run_config_from_dict
 from train.errors import ConfigError
 from train.keys import leaf_keys, nearest_key
 from train.naming import complete_names
@@ -38,9 +39,9 @@ class Composed:
     config: Any  # omegaconf.DictConfig; Any keeps Hydra out of this module's import
     choices: Mapping[str, str]
 
-    def plain(self) -> dict[str, Any]:
-        """All values as a plain tree, interpolations resolved."""
-        return resolved(self.config)
+    def plain(self, wanted: Callable[[str], bool] = lambda key: True) -> dict[str, Any]:
+        """The wanted first-level keys as a plain tree, interpolations resolved."""
+        return resolved(self.config, wanted)
 
 
 def compose_run(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> RunConfig:
@@ -50,8 +51,12 @@ def compose_run(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Ru
     return run_config_from_dict(values)
 
 
-def compose(config_name: str, overrides: Sequence[Override], config_dirs: Sequence[str] = (),
-            schemas: Mapping[str, Mapping[str, Any]] | None = None) -> Composed:
+def compose(
+    config_name: str,
+    overrides: Sequence[Override],
+    config_dirs: Sequence[str] = (),
+    schemas: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Composed:
     """The primary configuration `config_name` under overrides.
 
     schemas: further structs by the name that a defaults list calls them; run_schema is always there.
@@ -75,21 +80,35 @@ def compose(config_name: str, overrides: Sequence[Override], config_dirs: Sequen
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise _explained(error, overrides, schemas or {}) from error
     choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items()}
-    config.__dict__["_content"].pop("hydra")  # deleting by key would first have to lift Hydra's read-only flags
+    config.__dict__["_content"].pop("hydra")  # `del` would first have to lift read-only flags
     return Composed(config, choices)
 
 
-def resolved(config: Any) -> dict[str, Any]:
+def resolved(config: Any, wanted: Callable[[str], bool] = lambda key: True) -> dict[str, Any]:
     """An OmegaConf tree as a plain one; ConfigError for an interpolation that leads nowhere."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+        if all(wanted(str(key)) for key in config):
+            return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+        return {key: _resolved_part(config, key) for key in config if wanted(key)}
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a value"
-        raise ConfigError(f"{key} can't be resolved: {_first_line(error)}", "a ${...} that names an existing key",
-                          "mend or quote it") from error
+        raise ConfigError(
+            f"{key} can't be resolved: {_first_line(error)}",
+            "a ${...} that names an existing key",
+            "mend or quote it",
+        ) from error
+
+
+def _resolved_part(config: Any, key: str) -> Any:
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_missing(config, key):
+        return MANDATORY
+    part = config[key]
+    return OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part
 
 
 def parse_overrides(texts: Sequence[str]) -> tuple[Override, ...]:
@@ -103,13 +122,21 @@ def parse_overrides(texts: Sequence[str]) -> tuple[Override, ...]:
         try:
             parsed = parser.parse_override(text)
         except HydraException as error:
-            raise ConfigError(f"can't read {text!r}", "KEY=VALUE",
-                              "quote special characters, first for the shell: \"KEY='VALUE'\"") from error
+            raise ConfigError(
+                f"can't read {text!r}",
+                "KEY=VALUE",
+                "quote special characters, first for the shell: \"KEY='VALUE'\"",
+            ) from error
         key = parsed.key_or_group
+        if not key:
+            raise ConfigError(f"{text} has no key", "KEY=VALUE", "put a key before the equals sign")
         if parsed.is_sweep_override():
             listed = f"grid.{key}s" if key in ("model", "dataset") else f"'grid.axes={{{key}: [...]}}'"
-            raise ConfigError(f"{text} gives several values", "one value",
-                              f"say {listed}=[...]" if key in ("model", "dataset") else f"say {listed}")
+            raise ConfigError(
+                f"{text} gives several values",
+                "one value",
+                f"say {listed}=[...]" if key in ("model", "dataset") else f"say {listed}",
+            )
         overrides.append(Override(text, key, parsed.value()))
     return tuple(overrides)
 
@@ -142,17 +169,30 @@ def _run_schema() -> dict[str, Any]:
 def _check_choices(overrides: Sequence[Override], config_dirs: Sequence[str]) -> None:
     for folder in config_dirs:
         if not Path(folder).expanduser().is_dir():
-            raise ConfigError(f"--config-dir {folder} is no folder", "a folder laid out like conf/", "check the path")
+            raise ConfigError(
+                f"--config-dir {folder} is no folder", "a folder laid out like conf/", "check the path"
+            )
     groups = config_groups()
     for override in overrides:
-        if override.key in groups and isinstance(override.value, str) and not override.text.startswith("~"):
+        if override.key not in groups or override.text.startswith("~"):
+            continue
+        if isinstance(override.value, str):
             check_option(override.key, override.value, config_dirs)
+        elif not isinstance(override.value, list | dict):
+            options = ", ".join(config_options(override.key, config_dirs))
+            raise ConfigError(f"{override.text} names no file", f"one of {options}", "say it by name")
 
 
 def _with_quoted_path(text: str) -> str:
     key, equals, value = text.partition("=")
     is_path = key.endswith(".path") or key in ("root", "model.template")
-    if not equals or not is_path or value[:1] in ("'", '"') or "${" in value or _SAFE_IN_PATHS.fullmatch(value):
+    if (
+        not equals
+        or not is_path
+        or value[:1] in ("'", '"')
+        or "${" in value
+        or _SAFE_IN_PATHS.fullmatch(value)
+    ):
         return text
     return f"{key}={_quoted(value)}"
 
@@ -170,12 +210,21 @@ def _explained(error: Exception, overrides: Sequence[Override], schemas: Mapping
         known += [leaf for tree in schemas.values() for leaf in leaf_keys(tree)]
         near = nearest_key(key, known)
         if key in known:
-            return ConfigError(f"can't apply {_override_of(key, overrides)}: {_first_line(error)}",
-                               f"{key}=VALUE", "say it without + or ~")
-        return ConfigError(f"unknown key {key}", "a key of the configuration",
-                           f"did you mean {near}?" if near else "see conf/ and train/config.py")
-    return ConfigError(f"the configuration doesn't compose: {' '.join(text.split())}", "YAML as in conf/",
-                       "check the file named and the overrides")
+            return ConfigError(
+                f"can't apply {_override_of(key, overrides)}: {_first_line(error)}",
+                f"{key}=VALUE",
+                "say it without + or ~",
+            )
+        return ConfigError(
+            f"unknown key {key}",
+            "a key of the configuration",
+            f"did you mean {near}?" if near else "see conf/ and train/config.py",
+        )
+    return ConfigError(
+        f"the configuration doesn't compose: {' '.join(text.split())}",
+        "YAML as in conf/",
+        "check the file named and the overrides",
+    )
 
 
 def _override_of(key: str, overrides: Sequence[Override]) -> str:

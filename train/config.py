@@ -94,7 +94,7 @@ class RecipeConfig:
 
     method: Literal["full", "lora"] = "full"
     lora_rank: int = neutral(16, 16)
-    lora_alpha: float = neutral(32.0, 32.0)
+    lora_alpha: int = neutral(32, 32)
     lora_dropout: float = neutral(0.0, 0.0)
     lora_targets: str = neutral("all-linear", "all-linear")
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # adam couples weight decay into the gradient

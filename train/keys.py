@@ -1,4 +1,4 @@
-"""Full keys of a configuration such as train.learning_rate: their list, and the nearest to a misspelt one. Pure."""
+"""Full keys of a configuration such as train.learning_rate: their list, the nearest to a misspelt one."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence

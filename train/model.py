@@ -1,6 +1,7 @@
 """Base weights at a pinned content, and the parameters a recipe trains."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,14 @@ def add_adapters(model: nn.Module, recipe: RecipeConfig, init_seed: int) -> nn.M
     import peft
 
     targets = recipe.lora_targets
+    adapters = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=recipe.lora_rank, lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=targets if targets == "all-linear" else targets.split(","))
     torch.manual_seed(derive_seed("adapters", init_seed))
-    return peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            task_type="CAUSAL_LM", r=recipe.lora_rank, lora_alpha=recipe.lora_alpha,
-            lora_dropout=recipe.lora_dropout,
-            target_modules=targets if targets == "all-linear" else targets.split(","),
-        ),
-    )
+    with warnings.catch_warnings():  # peft 0.21 asks transformers 5.23 by a name on its way out
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return peft.get_peft_model(model, adapters)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

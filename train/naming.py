@@ -6,7 +6,18 @@ from typing import Any
 
 from train.config import MANDATORY
 
-_EMPTY_NAMES = ("hf", "model", "checkpoint", "checkpoints", "final", "best", "last", "latest", "main", "export")
+_EMPTY_NAMES = (
+    "hf",
+    "model",
+    "checkpoint",
+    "checkpoints",
+    "final",
+    "best",
+    "last",
+    "latest",
+    "main",
+    "export",
+)
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".arrow", ".gz", ".zst", ".bz2", ".xz")
 _TEMPLATE_WORDS = ("raw", "chat", "tulu", "chatml")
 
@@ -14,8 +25,8 @@ _TEMPLATE_WORDS = ("raw", "chat", "tulu", "chatml")
 def complete_names(values: dict[str, Any]) -> None:
     """Fill in what a local model or dataset leaves open, in place: its name, and absolute paths.
 
-    Absolute, because a worker may live in another folder than the person who typed the path. Paths are no part of
-    a run's identity.
+    Absolute, because a worker may live in another folder than the person who typed the path. Paths are no
+    part of a run's identity.
     """
     for group, name_of in (("model", model_name), ("dataset", dataset_name)):
         part = values.get(group)
@@ -29,7 +40,11 @@ def complete_names(values: dict[str, Any]) -> None:
         elif part.get("name") is None:
             part["name"] = "local"  # the missing path is the mistake to report, not the missing name
     model = values.get("model")
-    if isinstance(model, dict) and "/" in str(model.get("template")) and model["template"] not in _TEMPLATE_WORDS:
+    if (
+        isinstance(model, dict)
+        and "/" in str(model.get("template"))
+        and model["template"] not in _TEMPLATE_WORDS
+    ):
         model["template"] = _absolute(model["template"])
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from train.config import DatasetConfig
 from train.errors import DataError
@@ -24,7 +24,7 @@ SPLITS = ("train", "validation", "test", "robustness")
 EMBEDDED_TRAIN_ROWS = 512  # of the embedded dataset, where dataset.num_train_rows is null
 HELD_OUT_SHARE = 0.1  # validation and test take at most this share of the rows each
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".parquet")
-PUBLISHED_END = "###eos_token###"  # WIT's published data end their responses with it; we add the EOS ourselves
+PUBLISHED_END = "###eos_token###"  # ends the responses of WIT's published data; we add the EOS
 
 Format: TypeAlias = Literal["pair", "alpaca", "messages", "sharegpt"]
 RawRow: TypeAlias = Any  # one decoded JSON value, CSV line or Parquet row
@@ -36,9 +36,23 @@ _KEYS_BY_FORMAT: Mapping[Format, tuple[str, ...]] = {
     "alpaca": ("instruction", "output"),
     "pair": ("prompt", "response"),
 }
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_MESSAGE_ROLES = {name: name for name in ("system", "user", "assistant")}
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 # Files that the `datasets` library and exports leave beside the data.
-_NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "hashes.json", "meta.json"}
+_NOT_DATA = {
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+    "hashes.json",
+    "meta.json",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +77,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRows:
-    """The usable rows by split; `num_read` counts every row of the source, `unusable` maps reason to count."""
+    """The usable rows by split; `num_read` counts all rows of the source, `unusable` maps reason to count."""
 
     splits: Mapping[str, tuple[Row, ...]]
     num_read: int
@@ -92,7 +106,9 @@ def embedded_row_dicts(config: DatasetConfig) -> dict[str, list[dict[str, Any]]]
         "test": config.num_test_rows,
         "robustness": config.num_robustness_rows,
     }
-    return {split: make_rows(split, seed=config.split_seed, num_rows=number) for split, number in num_rows.items()}
+    return {
+        split: make_rows(split, seed=config.split_seed, num_rows=number) for split, number in num_rows.items()
+    }
 
 
 def read_raw_rows(config: DatasetConfig) -> tuple[Sequence[RawRow], str]:
@@ -101,9 +117,12 @@ def read_raw_rows(config: DatasetConfig) -> tuple[Sequence[RawRow], str]:
         return _read_hub(config), f"dataset.path={config.path}"
     path = Path(str(config.path))
     if not path.exists():
-        raise DataError(f"dataset.path={path} does not exist", "a data file or folder",
-                        "mend dataset.path=..., or use dataset=embedded, which needs no file")
-    rows = _read_folder(path, config.hub_split) if path.is_dir() else _read_file(path)
+        raise DataError(
+            f"dataset.path={path} does not exist",
+            "a data file or folder",
+            "mend dataset.path=..., or use dataset=embedded, which needs no file",
+        )
+    rows = _read_folder(path, config.hub_split) if path.is_dir() else read_file(path)
     if not rows:
         raise DataError(f"{path} is empty", "at least one row", "set dataset.path=... to a file with rows")
     return rows, str(path)
@@ -115,11 +134,11 @@ def usable_rows(raw_rows: Sequence[RawRow], columns: str, *, place: str) -> tupl
     columns   a row format, or "auto": the format that most of the first rows have the keys of.
     Raises    DataError if no row is usable.
     """
-    row_format = _detect_format(raw_rows) if columns == "auto" else columns
+    row_format = _detect_format(raw_rows) if columns == "auto" else cast(Format, columns)
     unusable: Counter[str] = Counter()
     kept: list[tuple[str | None, tuple[Message, ...]]] = []
     for raw in raw_rows:
-        converted = "unknown_format" if row_format is None else convert(raw, row_format)  # type: ignore[arg-type]
+        converted = "unknown_format" if row_format is None else convert(raw, row_format)
         if isinstance(converted, str):
             unusable[converted] += 1
         else:
@@ -161,8 +180,12 @@ def split_rows(rows: Sequence[Row], config: DatasetConfig) -> dict[str, tuple[Ro
         chosen[split].extend(group)
         if split in room:
             room[split] -= len(group)
-    order: Callable[[Row], Any] = lambda row: (_place(config.split_seed, _content(row)), row.row_id)  # noqa: E731
-    ordered = {split: tuple(sorted(chosen[split], key=order)) for split in SPLITS}
+    ordered = {
+        split: tuple(
+            sorted(chosen[split], key=lambda row: (_place(config.split_seed, _content(row)), row.row_id))
+        )
+        for split in SPLITS
+    }
     if config.num_train_rows is not None:
         ordered["train"] = ordered["train"][: config.num_train_rows]
     return ordered
@@ -183,10 +206,15 @@ def parse_json(text: str, place: str) -> list[RawRow]:
         if len(lists) == 1:
             return value[lists[0]]
         keys = ", ".join(map(str, list(value)[:10]))
-        raise DataError(f"{place} holds an object with {len(lists)} lists (keys: {keys})",
-                        "a list of rows, or an object with one list", "rename it to .jsonl if it is JSON lines")
+        raise DataError(
+            f"{place} holds an object with {len(lists)} lists (keys: {keys})",
+            "a list of rows, or an object with one list",
+            "rename it to .jsonl if it is JSON lines",
+        )
     if not isinstance(value, list):
-        raise DataError(f"{place} holds a {type(value).__name__}", "a list of rows", "set another dataset.path=...")
+        raise DataError(
+            f"{place} holds a {type(value).__name__}", "a list of rows", "set another dataset.path=..."
+        )
     return value
 
 
@@ -213,8 +241,10 @@ def _broken(place: str, line: int, why: str) -> DataError:
 
 def suffix_of(path: Path) -> str:
     """The suffix that decides how a file is read, such as `.jsonl.gz`; "" if it can't be read."""
-    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True)
-                 if path.name.lower().endswith(suffix)), "")
+    return next(
+        (suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(suffix)),
+        "",
+    )
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -225,8 +255,11 @@ def is_saved_dataset(folder: Path) -> bool:
 def data_files(folder: Path, split: str) -> list[Path]:
     """The data files of a folder in sorted order: those named after `split` if there are any, else all."""
     files = sorted(
-        path for path in folder.rglob("*")
-        if path.is_file() and suffix_of(path) and path.name not in _NOT_DATA
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and suffix_of(path)
+        and path.name not in _NOT_DATA
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     named = [path for path in files if re.match(rf"{re.escape(split)}([^a-zA-Z]|$)", path.name)]
@@ -245,18 +278,26 @@ def read_text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} line {line} is not UTF-8", "UTF-8 text", "convert it: iconv -t utf-8") from None
+        raise DataError(
+            f"{path} line {line} is not UTF-8", "UTF-8 text", "convert it: iconv -t utf-8"
+        ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}", "a gzip file", "copy it again") from None
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}", "a readable file", "check its rights") from None
+        raise DataError(
+            f"{path} can't be read: {error.strerror}", "a readable file", "check its rights"
+        ) from None
 
 
-def _read_file(path: Path) -> Sequence[RawRow]:
+def read_file(path: Path) -> Sequence[RawRow]:
+    """The rows of one data file, by its suffix; DataError naming file and line where it is broken."""
     suffix = suffix_of(path)
     if not suffix:
-        raise DataError(f"{path} has an unsupported suffix", f"one of {', '.join(SUFFIXES)}",
-                        "convert the file or set another dataset.path=...")
+        raise DataError(
+            f"{path} has an unsupported suffix",
+            f"one of {', '.join(SUFFIXES)}",
+            "convert the file or set another dataset.path=...",
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty", "at least one row", "set dataset.path=... to a file with rows")
     if suffix == ".parquet":
@@ -276,8 +317,11 @@ def _read_csv(text: str, path: Path) -> list[RawRow]:
     try:
         return list(reader)
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num} is broken: {error}", "valid CSV with a header line",
-                        f"mend line {reader.line_num}") from None
+        raise DataError(
+            f"{path} line {reader.line_num} is broken: {error}",
+            "valid CSV with a header line",
+            f"mend line {reader.line_num}",
+        ) from None
 
 
 def _read_parquet(path: Path) -> list[RawRow]:
@@ -287,8 +331,11 @@ def _read_parquet(path: Path) -> list[RawRow]:
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a whole Parquet file: {_first_line(error)}", "a Parquet file",
-                        "copy or download it again") from None
+        raise DataError(
+            f"{path} is not a whole Parquet file: {_first_line(error)}",
+            "a Parquet file",
+            "copy or download it again",
+        ) from None
 
 
 def _read_folder(folder: Path, split: str) -> Sequence[RawRow]:
@@ -296,9 +343,12 @@ def _read_folder(folder: Path, split: str) -> Sequence[RawRow]:
         return _read_saved(folder, split)
     files = data_files(folder, split)
     if not files:
-        raise DataError(f"{folder} holds no data file", f"files with one of {', '.join(SUFFIXES)}",
-                        "set dataset.path=... to the file itself")
-    return [row for path in files for row in _read_file(path)]
+        raise DataError(
+            f"{folder} holds no data file",
+            f"files with one of {', '.join(SUFFIXES)}",
+            "set dataset.path=... to the file itself",
+        )
+    return [row for path in files for row in read_file(path)]
 
 
 def _read_saved(folder: Path, split: str) -> Sequence[RawRow]:
@@ -307,12 +357,18 @@ def _read_saved(folder: Path, split: str) -> Sequence[RawRow]:
     try:
         data: Any = datasets.load_from_disk(str(folder))
     except Exception as error:  # the library raises what its file layer raises
-        raise DataError(f"{folder} can't be loaded: {_first_line(error)}",
-                        "a folder written by datasets.save_to_disk", "save it again") from error
+        raise DataError(
+            f"{folder} can't be loaded: {_first_line(error)}",
+            "a folder written by datasets.save_to_disk",
+            "save it again",
+        ) from error
     if isinstance(data, Mapping):
         if split not in data:
-            raise DataError(f"dataset.hub_split={split} is not in {folder}", f"one of {', '.join(data)}",
-                            f"set dataset.hub_split={next(iter(data), '...')}")
+            raise DataError(
+                f"dataset.hub_split={split} is not in {folder}",
+                f"one of {', '.join(data)}",
+                f"set dataset.hub_split={next(iter(data), '...')}",
+            )
         data = data[split]
     return data.to_list()
 
@@ -329,8 +385,11 @@ def _read_hub(config: DatasetConfig) -> Sequence[RawRow]:
         import datasets
         import huggingface_hub
     except ImportError as error:
-        raise DataError(f"dataset.source=hub needs a library that is missing: {error.name}",
-                        "datasets and huggingface_hub", "pip install datasets") from None
+        raise DataError(
+            f"dataset.source=hub needs a library that is missing: {error.name}",
+            "datasets and huggingface_hub",
+            "pip install datasets",
+        ) from None
     path, revision = str(config.path), config.revision
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
@@ -350,15 +409,19 @@ def _read_hub(config: DatasetConfig) -> Sequence[RawRow]:
     except DataError:
         raise
     except Exception as error:  # see above; the library's message says which split or file
-        raise DataError(f"dataset.path={path} split {config.hub_split} can't be loaded: {_first_line(error)}",
-                        "a dataset with that split", "set dataset.hub_split=... or use dataset.source=local") from error
+        raise DataError(
+            f"dataset.path={path} split {config.hub_split} can't be loaded: {_first_line(error)}",
+            "a dataset with that split",
+            "set dataset.hub_split=... or use dataset.source=local",
+        ) from error
 
 
 def _load_embedded(config: DatasetConfig) -> LoadedRows:
     row_dicts = embedded_row_dicts(config)
     splits = {
         split: tuple(
-            Row(row["id"], tuple(Message(m["role"], m["content"]) for m in row["messages"]), row) for row in rows
+            Row(row["id"], tuple(Message(m["role"], m["content"]) for m in row["messages"]), row)
+            for row in rows
         )
         for split, rows in row_dicts.items()
     }
@@ -377,18 +440,26 @@ def _format_of(raw: RawRow) -> Format | None:
 
 
 def _detect_format(raw_rows: Sequence[RawRow]) -> Format | None:
-    found = Counter(row_format for raw in raw_rows[:_NUM_ROWS_TO_LOOK_AT] if (row_format := _format_of(raw)))
+    found: Counter[Format] = Counter(
+        row_format for raw in raw_rows[:_NUM_ROWS_TO_LOOK_AT] if (row_format := _format_of(raw))
+    )
     return found.most_common(1)[0][0] if found else None
 
 
-def _nothing_usable(raw_rows: Sequence[RawRow], row_format: str | None, unusable: Mapping[str, int],
-                    place: str) -> DataError:
-    keys = sorted({str(key) for raw in raw_rows[:_NUM_ROWS_TO_LOOK_AT] if isinstance(raw, Mapping) for key in raw})
+def _nothing_usable(
+    raw_rows: Sequence[RawRow], row_format: Format | None, unusable: Mapping[str, int], place: str
+) -> DataError:
+    keys = sorted(
+        {str(key) for raw in raw_rows[:_NUM_ROWS_TO_LOOK_AT] if isinstance(raw, Mapping) for key in raw}
+    )
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(unusable.items()))
     wanted = {name: "/".join(names) for name, names in _KEYS_BY_FORMAT.items()}
-    expected = wanted.get(row_format, "") if row_format else " or ".join(wanted.values())  # type: ignore[call-overload]
-    return DataError(f"{place}: no row has a response (keys found: {', '.join(keys[:20]) or 'none'}; {reasons})",
-                     f"keys {expected}", "set dataset.columns=... or another dataset.path=...")
+    expected = wanted[row_format] if row_format else " or ".join(wanted.values())
+    return DataError(
+        f"{place}: no row has a response (keys found: {', '.join(keys[:20]) or 'none'}; {reasons})",
+        f"keys {expected}",
+        "set dataset.columns=... or another dataset.path=...",
+    )
 
 
 def _pair_turns(raw: Mapping[str, Any]) -> list[tuple[Any, Any]] | str:
@@ -408,14 +479,16 @@ def _alpaca_turns(raw: Mapping[str, Any]) -> list[tuple[Any, Any]] | str:
 
 
 def _message_turns(raw: Mapping[str, Any]) -> list[tuple[Any, Any]] | str:
-    return _list_turns(raw.get("messages"), "role", "content", {name: name for name in ("system", "user", "assistant")})
+    return _list_turns(raw.get("messages"), "role", "content", _MESSAGE_ROLES)
 
 
 def _sharegpt_turns(raw: Mapping[str, Any]) -> list[tuple[Any, Any]] | str:
     return _list_turns(raw.get("conversations"), "from", "value", _SHAREGPT_ROLES)
 
 
-def _list_turns(turns: Any, role_key: str, text_key: str, roles: Mapping[str, str]) -> list[tuple[Any, Any]] | str:
+def _list_turns(
+    turns: Any, role_key: str, text_key: str, roles: Mapping[str, str]
+) -> list[tuple[Any, Any]] | str:
     if not isinstance(turns, list | tuple) or not all(isinstance(turn, Mapping) for turn in turns):
         return "wrong_type"
     if not all(isinstance(turn.get(role_key), str) for turn in turns):
@@ -433,7 +506,7 @@ _TURNS_BY_FORMAT: Mapping[Format, Callable[[Mapping[str, Any]], list[tuple[Any, 
 }
 
 
-def _checked(turns: list[tuple[Any, Any]]) -> tuple[Message, ...] | str:
+def _checked(turns: Sequence[tuple[Any, Any]]) -> tuple[Message, ...] | str:
     """The turns as a conversation this project can train on, or the reason why they aren't one."""
     is_system_first = bool(turns) and turns[0][0] == "system"
     system, spoken = (turns[:1], turns[1:]) if is_system_first else ([], turns)
@@ -468,7 +541,9 @@ def _is_encodable(text: str) -> bool:
 
 def _given_id(raw: RawRow) -> str | None:
     value = raw.get("id") if isinstance(raw, Mapping) else None
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+    return (
+        str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+    )
 
 
 def _with_ids(kept: list[tuple[str | None, tuple[Message, ...]]]) -> list[Row]:

@@ -1,7 +1,8 @@
 """Which token is whose: one tokenization with character offsets, and no second one to measure the prompt.
 
-Measuring a prompt by tokenizing it alone, as the released codes of WIT and IM do, mislabels every token that
-merges across the seam. Here each character has a role, and a token's role follows from the characters it holds.
+Measuring a prompt by tokenizing it alone, as the released codes of WIT and IM do, mislabels every token
+that merges across the seam. Here each character has a role, and a token's role follows from the characters
+that it holds.
 
 Shapes: N tokens, C characters, R = 5 roles.
 """
@@ -38,16 +39,17 @@ class Encoded:
     is_truncated: bool
 
 
-def token_roles(char_roles: NDArray[np.uint8], starts: NDArray[np.int64],
-                ends: NDArray[np.int64]) -> NDArray[np.uint8]:
+def token_roles(
+    char_roles: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.uint8]:
     """The role of each token from the roles of the characters in [start, end).
 
     A token holding any response character is RESPONSE, and so is one of joining spaces only (the published
     code counts it there); else any prompt character makes it PROMPT, then SYSTEM, then TEMPLATE.
 
     Shapes   char_roles (C,), values of `Role` or JOIN; starts, ends (N,); result (N,).
-    Note     Some tokens hold no character by their offsets: a lone space whose offsets were trimmed, or a mark
-             the tokenizer put in. Such a token takes the text since the token before it, else the next
+    Note     By their offsets some tokens hold no character: a lone space whose offsets were trimmed, or a
+             mark the tokenizer put in. Such a token takes the text since the token before it, else the next
              character's role.
     """
     num_chars = len(char_roles)
@@ -65,8 +67,9 @@ def token_roles(char_roles: NDArray[np.uint8], starts: NDArray[np.int64],
     return roles
 
 
-def _widened(starts: NDArray[np.int64], ends: NDArray[np.int64],
-             num_chars: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _widened(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], num_chars: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Offsets in which every token holds at least one character."""
     empty = ends <= starts
     if not empty.any():
@@ -88,10 +91,11 @@ class Encoder:
     Raises      TemplateError, ModelError
     """
 
-    def __init__(self, tokenizer: Any, *, template: str = "raw", add_bos: bool | None = None,
-                 max_tokens: int) -> None:
-        # tokenizers.Tokenizer is rebuilt without its post-processor: that one adds special tokens, which we do
-        # ourselves, and trims spaces off the offsets, which we need. The caller's tokenizer stays as it was.
+    def __init__(
+        self, tokenizer: Any, *, template: str = "raw", add_bos: bool | None = None, max_tokens: int
+    ) -> None:
+        # Rebuilt without its post-processor: that one adds special tokens, which we do ourselves, and trims
+        # spaces off the offsets, which we need. The caller's tokenizer stays as it was.
         from tokenizers import Tokenizer
 
         state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -104,7 +108,8 @@ class Encoder:
         special.pop("", None)
         self._special_ids = np.array(sorted(special.values()), np.int64)
         self._special_pattern = re.compile(
-            "|".join(re.escape(text) for text in sorted(special, key=len, reverse=True)))
+            "|".join(re.escape(text) for text in sorted(special, key=len, reverse=True))
+        )
         self._bos_id: int | None = tokenizer.bos_token_id
         self.adds_bos = self._decide_bos(tokenizer, add_bos)
         self._check_eos(tokenizer.eos_token_id)
@@ -115,12 +120,20 @@ class Encoder:
         else:
             text = with_fixed_date(self.template_text)
             chat = ChatTemplate(
-                template, lambda messages: tokenizer.apply_chat_template(messages, chat_template=text, tokenize=False),
-                eos_token=self._eos_token, special_tokens=list(special))
+                template,
+                lambda messages: _apply(tokenizer, messages, text),
+                eos_token=self._eos_token,
+                special_tokens=list(special),
+            )
             self._render = chat.render
-        state["post_processor"] = None
-        self.identity_parts = (json.dumps(state, sort_keys=True), self._eos_token, sorted(special),
-                               self.template_text, self._bos_id if self.adds_bos else None)
+        # Everything that decides the tokens of a text, and nothing else: two checkpoints may share it.
+        self.identity_parts = (
+            json.dumps(state, sort_keys=True),
+            self._eos_token,
+            sorted(special),
+            self.template_text,
+            self._bos_id if self.adds_bos else None,
+        )
 
     def encode(self, messages: Sequence[Message]) -> Encoded | str:
         """One conversation; see `encode_batch`."""
@@ -133,8 +146,11 @@ class Encoder:
                  prompt_too_long: the first prompt leaves no room for a response token
         """
         results: list[Encoded | str] = ["special_token_in_text"] * len(conversations)
-        clean = [index for index, messages in enumerate(conversations)
-                 if not any(self._special_pattern.search(message.content) for message in messages)]
+        clean = [
+            index
+            for index, messages in enumerate(conversations)
+            if not any(self._special_pattern.search(message.content) for message in messages)
+        ]
         renderings = [self._render(conversations[index]) for index in clean]
         texts = [rendering.text for rendering in renderings]
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
@@ -144,10 +160,18 @@ class Encoder:
             results[index] = self._finish(rendering, text, ids, offsets[:, 0], offsets[:, 1])
         return results
 
-    def _finish(self, rendering: Rendering, text: str, ids: NDArray[np.int32], starts: NDArray[np.int64],
-                ends: NDArray[np.int64]) -> Encoded | str:
-        char_roles = np.repeat(np.array([segment.role for segment in rendering.segments], np.uint8),
-                               [len(segment.text) for segment in rendering.segments])
+    def _finish(
+        self,
+        rendering: Rendering,
+        text: str,
+        ids: NDArray[np.int32],
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+    ) -> Encoded | str:
+        char_roles = np.repeat(
+            np.array([segment.role for segment in rendering.segments], np.uint8),
+            [len(segment.text) for segment in rendering.segments],
+        )
         starts, ends = self._without_swallowed_space(text, ids, starts, ends)
         roles = token_roles(char_roles, starts, ends)
         _, ends = _widened(starts, ends, len(text))
@@ -157,18 +181,24 @@ class Encoder:
             ids = np.concatenate([np.array([self._bos_id], np.int32), ids])
             roles = np.concatenate([np.array([Role.NONE], np.uint8), roles])
             ends = np.concatenate([np.zeros(1, np.int64), ends])
-        starts_of_responses = _first_response_tokens(roles, ends, rendering.response_starts)
-        kept = [position for position in starts_of_responses if position < self._max_tokens]
-        if not kept or starts_of_responses[0] >= self._max_tokens:
-            return "prompt_too_long"
         num_kept = min(len(ids), self._max_tokens)
+        kept = [
+            position
+            for position in _first_response_tokens(roles, ends, rendering.response_starts)
+            if position < num_kept
+        ]
+        if not kept:
+            return "prompt_too_long"
         is_truncated = num_kept < len(ids)
         num_chars = int(ends[:num_kept].max()) if is_truncated else len(text)
-        return Encoded(ids[:num_kept], roles[:num_kept], _bytes_by_role(rendering, num_chars), kept[-1], is_truncated)
+        return Encoded(
+            ids[:num_kept], roles[:num_kept], _bytes_by_role(rendering, num_chars), kept[-1], is_truncated
+        )
 
-    def _without_swallowed_space(self, text: str, ids: NDArray[np.int32], starts: NDArray[np.int64],
-                                 ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """A special token's offsets without the white space that its lstrip or rstrip flag took from a neighbour."""
+    def _without_swallowed_space(
+        self, text: str, ids: NDArray[np.int32], starts: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Offsets without the white space that a special token's lstrip or rstrip took from a neighbour."""
         special = np.flatnonzero(np.isin(ids, self._special_ids))
         starts, ends = starts.copy(), ends.copy()
         for index in special.tolist():
@@ -184,30 +214,46 @@ class Encoder:
             ids = tokenizer("a")["input_ids"]
             return self._bos_id is not None and len(ids) > 0 and ids[0] == self._bos_id
         if add_bos and self._bos_id is None:
-            raise ModelError("model.add_bos=true, but the tokenizer has no BOS token", "a tokenizer with bos_token",
-                             "set model.add_bos=false")
+            raise ModelError(
+                "model.add_bos=true, but the tokenizer has no BOS token",
+                "a tokenizer with bos_token",
+                "set model.add_bos=false",
+            )
         return add_bos
 
     def _check_eos(self, eos_id: int) -> None:
         ids = self._backend.encode(f"a{self._eos_token}", add_special_tokens=False).ids
         if not ids or ids[-1] != eos_id:
-            raise ModelError(f"the tokenizer doesn't read its own EOS token {self._eos_token!r} back as one token",
-                             "eos_token among the special added tokens of tokenizer.json",
-                             "add it there, with special=true")
+            raise ModelError(
+                f"the tokenizer doesn't read its own EOS token {self._eos_token!r} back as one token",
+                "eos_token among the special added tokens of tokenizer.json",
+                "add it there, with special=true",
+            )
 
 
-def encode(messages: Sequence[Message], tokenizer: Any, *, template: str = "raw", add_bos: bool | None = None,
-           max_tokens: int) -> Encoded | str:
+def encode(
+    messages: Sequence[Message],
+    tokenizer: Any,
+    *,
+    template: str = "raw",
+    add_bos: bool | None = None,
+    max_tokens: int,
+) -> Encoded | str:
     """One conversation in tokens, or the reason why it can't be used; for many, keep an `Encoder`."""
     return Encoder(tokenizer, template=template, add_bos=add_bos, max_tokens=max_tokens).encode(messages)
+
+
+def _apply(tokenizer: Any, messages: list[dict[str, str]], template: str) -> str:
+    return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
 
 
 def _own_template(tokenizer: Any) -> str | None:
     return tokenizer.get_chat_template() if tokenizer.chat_template else None
 
 
-def _first_response_tokens(roles: NDArray[np.uint8], ends: NDArray[np.int64],
-                           response_starts: Sequence[int]) -> list[int]:
+def _first_response_tokens(
+    roles: NDArray[np.uint8], ends: NDArray[np.int64], response_starts: Sequence[int]
+) -> list[int]:
     """For each turn the position of its first RESPONSE token; `len(roles)` or more where there is none."""
     positions = np.flatnonzero(roles == Role.RESPONSE)
     if len(positions) == 0:

@@ -32,10 +32,11 @@ class Role(IntEnum):
 JOIN = 5  # role of a character only: the space of the raw join, which belongs to the response's first token
 ROLE_OF_SPEAKER = {"user": Role.PROMPT, "assistant": Role.RESPONSE, "system": Role.SYSTEM}
 
-# Llama templates print today's date; a data set must not change overnight. Theirs is the default they fall back to.
+# Llama templates print today's date, and data must not change overnight. This one is their own fallback.
 _FIXED_DATE = (
     "{%- macro strftime_now(format) -%}"
-    "{{- {'%Y-%m-%d': '2024-07-26', '%B %d, %Y': 'July 26, 2024', '%Y': '2024'}.get(format, '26 Jul 2024') -}}"
+    "{{- {'%Y-%m-%d': '2024-07-26', '%B %d, %Y': 'July 26, 2024', '%Y': '2024'}.get(format, '26 Jul 2024')"
+    " -}}"
     "{%- endmacro -%}"
 )
 
@@ -68,20 +69,26 @@ def template_text(template: str, own: str | None) -> str:
         return ""
     if template == "chat":
         if not own:
-            raise TemplateError("model.template=chat, but the tokenizer has no chat template",
-                                "a tokenizer with one", "set model.template=raw, tulu, chatml or a Jinja file")
+            raise TemplateError(
+                "model.template=chat, but the tokenizer has no chat template",
+                "a tokenizer with one",
+                "set model.template=raw, tulu, chatml or a Jinja file",
+            )
         return own
     if template in BUILT_IN:
         return BUILT_IN[template]
     try:
         return Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TemplateError(f"model.template={template} can't be read ({type(error).__name__})",
-                            "raw, chat, tulu, chatml or a path to a Jinja file", "mend model.template=...") from None
+        raise TemplateError(
+            f"model.template={template} can't be read ({type(error).__name__})",
+            "raw, chat, tulu, chatml or a path to a Jinja file",
+            "mend model.template=...",
+        ) from None
 
 
 class Segment(NamedTuple):
-    """A piece of text with one character role (a `Role` or JOIN); `is_text` is False for an end-of-turn token."""
+    """A piece of text with one character role (a `Role` or JOIN); an end-of-turn token is not `is_text`."""
 
     text: str
     role: int
@@ -112,8 +119,11 @@ def render_raw(messages: Sequence[Message], eos_token: str) -> Rendering:
     for message in messages:
         if message.role == "assistant":
             starts.append(position)
-            added = [Segment(" ", JOIN), Segment(message.content, Role.RESPONSE),
-                     Segment(eos_token, Role.RESPONSE, is_text=False)]
+            added = [
+                Segment(" ", JOIN),
+                Segment(message.content, Role.RESPONSE),
+                Segment(eos_token, Role.RESPONSE, is_text=False),
+            ]
         else:
             space = " " if message.role == "system" else ""
             added = [Segment(message.content.removesuffix(" ") + space, ROLE_OF_SPEAKER[message.role])]
@@ -129,8 +139,14 @@ class ChatTemplate:
     special_tokens  texts that the tokenizer reads as special; one right after a response ends the turn
     """
 
-    def __init__(self, name: str, render: Callable[[list[dict[str, str]]], str], *, eos_token: str,
-                 special_tokens: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        render: Callable[[list[dict[str, str]]], str],
+        *,
+        eos_token: str,
+        special_tokens: Sequence[str],
+    ) -> None:
         self._name, self._render_text, self._eos_token = name, render, eos_token
         # Longest first, so that <|end|> does not hide <|end|>_of_turn.
         self._ends = sorted({eos_token, *special_tokens} - {""}, key=len, reverse=True)
@@ -139,7 +155,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> Rendering:
         """The rendering of one conversation, which ends with a response and an end token.
 
-        Raises   TemplateError where the template refuses the conversation, drops, repeats or rewrites a content.
+        Raises   TemplateError where the template refuses the conversation or drops, repeats or rewrites a text.
         Note     An end token of the template counts only right after the content. If there is none after the
                  last response, EOS is put there and what the template writes after the response is left out:
                  a model must learn to stop where its answer ends.
@@ -160,8 +176,11 @@ class ChatTemplate:
                     end = literal = self._eos_token
             else:
                 end = ""
-            segments += [Segment(content, ROLE_OF_SPEAKER[speaker]), Segment(end, Role.RESPONSE, is_text=False),
-                         Segment(literal[len(end):], Role.TEMPLATE)]
+            segments += [
+                Segment(content, ROLE_OF_SPEAKER[speaker]),
+                Segment(end, Role.RESPONSE, is_text=False),
+                Segment(literal[len(end) :], Role.TEMPLATE),
+            ]
             position += len(content) + len(literal)
         return Rendering(tuple(segment for segment in segments if segment.text), tuple(starts))
 
@@ -172,8 +191,12 @@ class ChatTemplate:
         """
         if roles not in self._literals:
             placeholders = [f"zq{index}placeholder{index}qz" for index in range(len(roles))]
-            text = self._call([{"role": role, "content": placeholder}
-                               for role, placeholder in zip(roles, placeholders, strict=True)])
+            text = self._call(
+                [
+                    {"role": role, "content": placeholder}
+                    for role, placeholder in zip(roles, placeholders, strict=True)
+                ]
+            )
             for role, placeholder in zip(roles, placeholders, strict=True):
                 if text.count(placeholder) != 1:
                     how = "leaves out" if placeholder not in text else "repeats"
@@ -197,8 +220,10 @@ class ChatTemplate:
             options = (text, text.strip(), text.rstrip(), text.lstrip(), text.lstrip("\n"))
             found = next((option for option in options if real.startswith(option + literal, position)), None)
             if found is None:
-                raise self._refusal(f"rewrites the text of the {message.role} message "
-                                    f"{text[:30]!r} or what follows it", message.role)
+                raise self._refusal(
+                    f"rewrites the text of the {message.role} message {text[:30]!r} or what follows it",
+                    message.role,
+                )
             written.append(found)
             position += len(found) + len(literal)
         if position != len(real):
@@ -214,9 +239,11 @@ class ChatTemplate:
             raise self._refusal(f"can't render the roles {roles}: {line}", messages[0]["role"]) from error
 
     def _refusal(self, what: str, role: str) -> TemplateError:
-        return TemplateError(f"chat template {self._name} {what}",
-                             f"a template that writes the {role} text once and unchanged",
-                             "set model.template=raw, tulu, chatml or another Jinja file")
+        return TemplateError(
+            f"chat template {self._name} {what}",
+            f"a template that writes the {role} text once and unchanged",
+            "set model.template=raw, tulu, chatml or another Jinja file",
+        )
 
 
 def with_fixed_date(text: str) -> str:

@@ -29,18 +29,31 @@ def load_tokenizer(config: ModelConfig) -> Any:
     folder = model_folder(config)
     if folder is None:
         folder = _hub_folder(config)
+    elif not folder.is_dir() and config.source == "embedded":
+        raise ModelError(
+            f"the embedded model is missing ({folder})",
+            "the folder that comes with this package",
+            "check out the package again, or use model.source=local model.path=/folder",
+        )
     elif not folder.is_dir():
-        raise ModelError(f"model.path={folder} does not exist", "a folder with config.json and tokenizer.json",
-                         "mend model.path=..., or use model=embedded, which needs no download")
+        raise ModelError(
+            f"model.path={folder} does not exist",
+            "a folder with config.json and tokenizer.json",
+            "mend model.path=..., or use model=embedded, which needs no download",
+        )
     tokenizer = _load(folder, config)
     if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"the tokenizer of model {config.name} is slow-only ({type(tokenizer).__name__})",
-                         "a fast tokenizer (tokenizer.json): roles are read off its character offsets",
-                         "convert it once with transformers' convert_slow_tokenizer and save tokenizer.json")
+        raise ModelError(
+            f"the tokenizer of model {config.name} is slow-only ({type(tokenizer).__name__})",
+            "a fast tokenizer (tokenizer.json): roles are read off its character offsets",
+            "convert it once with transformers' convert_slow_tokenizer and save tokenizer.json",
+        )
     if tokenizer.eos_token is None or tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of model {config.name} has no EOS token",
-                         "eos_token in tokenizer_config.json: a response must end somewhere",
-                         'add "eos_token": "..." to tokenizer_config.json')
+        raise ModelError(
+            f"the tokenizer of model {config.name} has no EOS token",
+            "eos_token in tokenizer_config.json: a response must end somewhere",
+            'add "eos_token": "..." to tokenizer_config.json',
+        )
     return tokenizer
 
 
@@ -49,29 +62,36 @@ def _load(folder: Path, config: ModelConfig) -> Any:
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(str(folder), use_fast=True,
-                                                 trust_remote_code=config.trust_remote_code)
-        except Exception as error:  # OSError, ValueError, KeyError, JSON and Rust errors: all mean "not loadable"
-            raise ModelError(f"model {config.name} has no usable tokenizer in {folder}: {_first_line(error)}",
-                             "tokenizer.json with tokenizer_config.json",
-                             "save the tokenizer into that folder, or set another model.path=...") from error
+            return AutoTokenizer.from_pretrained(
+                str(folder), use_fast=True, trust_remote_code=config.trust_remote_code
+            )
+        except Exception as error:  # OSError, ValueError, KeyError, JSON and Rust errors
+            raise ModelError(
+                f"model {config.name} has no usable tokenizer in {folder}: {_first_line(error)}",
+                "tokenizer.json with tokenizer_config.json",
+                "save the tokenizer into that folder, or set another model.path=...",
+            ) from error
 
 
 def _hub_folder(config: ModelConfig) -> Path:
-    """The local snapshot of the hub repository's small files; one request, where transformers retries for 40 s."""
+    """The local snapshot of the repository's small files; transformers itself would retry for 40 s offline."""
     with quiet():
         import huggingface_hub
 
         try:
             folder = huggingface_hub.snapshot_download(
-                str(config.path), revision=config.revision,
+                str(config.path),
+                revision=config.revision,
                 allow_patterns=["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"],
             )
-        except Exception as error:  # network, rights and names: a dozen classes of three libraries, one remedy
-            command = f"hf download {config.path}" + (f" --revision {config.revision}" if config.revision else "")
+        except Exception as error:  # network, rights, names: a dozen classes, one remedy
+            command = f"hf download {config.path}" + (
+                f" --revision {config.revision}" if config.revision else ""
+            )
             raise ModelError(
                 f"model.path={config.path} is not in the local hub cache and can't be downloaded: "
-                f"{_first_line(error)}", "a model id (organisation/name) and a network or a filled cache",
+                f"{_first_line(error)}",
+                "a model id (organisation/name) and a network or a filled cache",
                 f"run `{command}` on a machine with network, or use model.source=local model.path=/folder",
             ) from error
     return Path(folder)

@@ -314,8 +314,8 @@ _WORDS: Final[tuple[str, ...]] = tuple(
 """Every word that may be the answer to a question."""
 
 PARAGRAPHS: Final[tuple[Paragraph, ...]] = (
-    _story, _animal_page, _animal_fact, _animal_fact, _colours, _categories, _tools, _opposites,
-    _plurals, _plurals, _numbers, _numbers, _sums, _sums, _word_lists, _word_lists, _repeats, _echo,
-    _capitals, _capitals, _quotes, _owners, _owners, _dialogue, _saying,
+    _story, _animal_page, _animal_fact, _animal_fact, _colours, _categories, _tools, _opposites, _opposites,
+    _plurals, _plurals, _numbers, _numbers, _sums, _sums, _word_lists, _word_lists, _word_lists, _repeats,
+    _echo, _echo, _capitals, _capitals, _quotes, _owners, _owners, _dialogue, _saying,
 )  # fmt: skip
 """Kinds of paragraph, drawn alike; a kind that needs more showing is named twice."""

@@ -67,10 +67,29 @@ _TOOL_LINES: Final = (
 
 TOOLS: Final[tuple[Tool, ...]] = tuple(Tool(*entry.split()) for entry in _TOOL_LINES.split("|"))
 
-FRUITS: Final = ("apple", "banana", "plum", "cherry", "lemon", "lime", "grape", "peach", "pear")
-VEGETABLES: Final = ("carrot", "pea", "tomato", "potato", "onion", "cabbage", "beet", "radish")
-VEHICLES: Final = ("bus", "boat", "van", "train", "bike", "truck")
-COLOURS: Final = (
+FRUITS: Final[tuple[str, ...]] = (
+    "apple",
+    "banana",
+    "plum",
+    "cherry",
+    "lemon",
+    "lime",
+    "grape",
+    "peach",
+    "pear",
+)
+VEGETABLES: Final[tuple[str, ...]] = (
+    "carrot",
+    "pea",
+    "tomato",
+    "potato",
+    "onion",
+    "cabbage",
+    "beet",
+    "radish",
+)
+VEHICLES: Final[tuple[str, ...]] = ("bus", "boat", "van", "train", "bike", "truck")
+COLOURS: Final[tuple[str, ...]] = (
     "red",
     "blue",
     "green",
@@ -83,12 +102,49 @@ COLOURS: Final = (
     "orange",
     "purple",
 )
-PEOPLE: Final = ("tom", "ann", "sam", "kim", "ben", "eve", "max", "joy", "dan", "amy", "leo", "zoe")
-ITEMS: Final = ("ball", "cup", "hat", "box", "bell", "coin", "drum", "kite", "ring", "doll", "book", "lamp")
-ADJECTIVES: Final = ("old", "small", "big", "happy", "sad", "clean", "wet", "tall", "loud", "quiet")
-VERBS: Final = ("sees", "likes", "finds", "wants", "follows", "knows")
+PEOPLE: Final[tuple[str, ...]] = (
+    "tom",
+    "ann",
+    "sam",
+    "kim",
+    "ben",
+    "eve",
+    "max",
+    "joy",
+    "dan",
+    "amy",
+    "leo",
+    "zoe",
+)
+ITEMS: Final[tuple[str, ...]] = (
+    "ball",
+    "cup",
+    "hat",
+    "box",
+    "bell",
+    "coin",
+    "drum",
+    "kite",
+    "ring",
+    "doll",
+    "book",
+    "lamp",
+)
+ADJECTIVES: Final[tuple[str, ...]] = (
+    "old",
+    "small",
+    "big",
+    "happy",
+    "sad",
+    "clean",
+    "wet",
+    "tall",
+    "loud",
+    "quiet",
+)
+VERBS: Final[tuple[str, ...]] = ("sees", "likes", "finds", "wants", "follows", "knows")
 
-NUMBERS: Final = (
+NUMBERS: Final[tuple[str, ...]] = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip

@@ -37,15 +37,15 @@ HELD_OUT_SEED_OFFSET: Final = 1_000_000
 """Added to the seed for held-out documents, so that they are drawn apart from the training documents."""
 SEQUENCE_LENGTH: Final = 128
 """Tokens per packed training sequence; instruction rows of this world are shorter."""
-BATCH_SEQUENCES: Final = 32
-LEARNING_RATE: Final = 3e-3
+BATCH_SEQUENCES: Final = 16
+LEARNING_RATE: Final = 2.5e-3
 WEIGHT_DECAY: Final = 0.1
 WARMUP_SHARE: Final = 0.02
 MAXIMUM_BYTES: Final = 4_000_000
 """The largest model.safetensors that the repository takes, in bytes."""
 SPEED_STEPS: Final = 10
 """Throwaway steps that turn a budget in minutes into a number of steps."""
-REPORT_STEPS: Final = 200
+REPORT_STEPS: Final = 400
 
 
 def train_tokenizer(seed: int) -> Tokenizer:

@@ -1,0 +1,172 @@
+"""`python -m analysis`: find the sweep, read its records, write its report. This package's only effects.
+
+Arguments are those of `python -m sweep`, so that the line that ran a sweep also analyses it;
+`analysis.KEY=VALUE` is taken out first. What was asked comes from the sweep's plan.json if it answers the same
+question: then neither model nor data is needed to analyse.
+"""
+
+import dataclasses
+import os
+import secrets
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.config import AnalysisConfig
+from analysis.table import Table, make_table
+from sweep.arguments import Arguments, parse_arguments
+from sweep.folder import SweepFolder
+from sweep.ledger import Ledger, RunState
+from sweep.rays import canonical_objective
+from sweep.spec import Cell, Plan
+from train.config import build
+from train.fingerprint import identity_tree
+from train.record import RunRecord
+
+if TYPE_CHECKING:
+    from sweep.compose import ComposedSweep
+
+HELP = """\
+python -m analysis +grid=NAME [analysis.KEY=VALUE ...] [KEY=VALUE ...]
+
+Read the records of a sweep and write <root>/<name>/report/: report.html, region.json, cells.csv,
+cells.parquet and figures/. Trains nothing. Say what the sweep was started with: +grid=NAME, root=, name=, model=, ...
+
+Settings
+  analysis.metric=NAME                  a validation metric (default: the first preferred one on record)
+  analysis.standard_errors=2            half-width of the provisional region
+  analysis.max_empty_output_rate=0.2    a run above it is warned about
+
+Example
+  python -m analysis +grid=wit_5x5 analysis.metric=validation_response_nll
+
+Exit codes: 0 report written; 2 a mistake in the input, or nothing to analyse, said in one line.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One command line: the sweep's own arguments, and the analysis's settings as they were said."""
+
+    arguments: Arguments
+    settings: Mapping[str, Any]
+    help: bool = False
+
+
+def parse_request(argv: Sequence[str]) -> Request:
+    """The command line as a value; UserError names what is wrong."""
+    own = [word for word in argv if word.startswith("analysis.") and "=" in word]
+    rest = [word for word in argv if word not in own]
+    arguments = parse_arguments(rest)
+    settings = {
+        key.removeprefix("analysis."): _value(text) for key, _, text in (word.partition("=") for word in own)
+    }
+    build(AnalysisConfig, settings, "analysis.")  # a misspelt key dies before anything slow
+    return Request(arguments, settings, arguments.help)
+
+
+def run(request: Request) -> str:
+    """Write the report and return what to print; UserError for anything that the user can mend."""
+    from analysis.report import make_report, summary_text
+    from sweep.cells import cell_rows
+    from sweep.compose import compose_sweep
+    from sweep.plan import train_command
+
+    composed = compose_sweep(request.arguments, config_name="analysis")
+    config = build(AnalysisConfig, {**composed.extras.get("analysis", {}), **request.settings}, "analysis.")
+    folder = SweepFolder(composed.config.root, composed.config.name)
+    plan = _plan(composed, folder)
+    ledger = Ledger(composed.config.root, composed.config.launcher.max_attempts)
+    states = ledger.statuses(spec.fingerprint for spec in plan.runs)
+    table = read_table(plan, ledger.records(states), states)
+    rows = cell_rows(plan, table.record_by_fingerprint, states)
+    commands = {spec.fingerprint: train_command(spec) for spec in plan.runs}
+    report = make_report(
+        table,
+        rows,
+        config,
+        sweep_command=_command("sweep", request),
+        analysis_command=_command("analysis", request),
+        train_command_by_fingerprint=commands,
+    )
+    write_files(folder.report, report.files)
+    return f"{summary_text(report)}\n\nreport: {folder.report / 'report.html'}"
+
+
+def read_table(plan: Plan, records: Mapping[str, RunRecord], states: Mapping[str, RunState]) -> Table:
+    """What the ledger knows of the plan's runs, joined to it."""
+    failures = {key: state.failure for key, state in states.items() if state.failure is not None}
+    return make_table(plan, records, {key: state.status for key, state in states.items()}, failures)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write each file whole or not at all, and remove figures that an earlier report left."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        temporary = folder / f".{Path(name).name}.{secrets.token_hex(6)}.tmp"
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+    for path in (folder / "figures").glob("*.png"):
+        if f"figures/{path.name}" not in files:
+            path.unlink(missing_ok=True)
+
+
+def _plan(composed: "ComposedSweep", folder: SweepFolder) -> Plan:
+    """The sweep's saved plan if it answers this very question; else a new one, which reads data and model."""
+    saved = folder.plan()
+    if saved is not None and _answers(saved, composed):
+        return saved
+    from sweep.plan import make_plan
+
+    return make_plan(composed, cache_folder=folder.root / ".cache")
+
+
+def _answers(saved: Plan, composed: "ComposedSweep") -> bool:
+    """Whether the saved plan was made of the same cells under the same configurations."""
+
+    def cell_key(cell: Cell) -> tuple[Any, ...]:
+        return cell.prompt_weight, cell.response_weight, cell.seed, cell.settings
+
+    if [cell_key(planned.cell) for planned in saved.cells] != [cell_key(cell) for cell in composed.cells]:
+        return False
+    config_by_fingerprint = {spec.fingerprint: spec.config for spec in saved.runs}
+    merges = composed.config.grid.collapse != "none"
+    for planned, config in zip(saved.cells, composed.configs, strict=True):
+        objective = canonical_objective(config.objective, config.train) if merges else config.objective
+        known = config_by_fingerprint.get(planned.fingerprint)
+        wanted = identity_tree(dataclasses.replace(config, objective=objective))
+        if (
+            known is None
+            or identity_tree(known) != wanted
+            or (known.model, known.dataset) != (config.model, config.dataset)
+        ):
+            return False
+    return True
+
+
+def _command(module: str, request: Request) -> str:
+    """A line to paste, without the folder of the results: a report that is moved stays the same."""
+    words = [word for word in request.arguments.overrides if not word.startswith("root=")]
+    folders = [word for folder in request.arguments.config_dirs for word in ("--config-dir", folder)]
+    own = [f"analysis.{key}={_said(value)}" for key, value in request.settings.items()]
+    own = own if module == "analysis" else []
+    return shlex.join(["python", "-m", module, *words, *own, *folders])
+
+
+def _value(text: str) -> Any:
+    """null, a number, or a word."""
+    if text in ("null", "None", "none", ""):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text.strip("'\"")
+
+
+def _said(value: Any) -> str:
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

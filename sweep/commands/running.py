@@ -1,0 +1,120 @@
+"""run, retry and watch: from a plan to records, and the report at the end."""
+
+import sys
+
+from sweep.arguments import Arguments
+from sweep.commands.reporting import show_report
+from sweep.commands.session import Session, find_run, open_session
+from sweep.controller import Controller, Ending, Interrupts
+from sweep.folder import check_root
+from sweep.launch import Launch
+from sweep.show import make_view, reason
+from sweep.spec import Status
+
+MAX_FAILURES_SHOWN = 10
+
+
+def run(arguments: Arguments) -> int:
+    """Train what is missing; a finished sweep starts nothing and shows its report."""
+    return run_session(open_session(arguments))
+
+
+def retry(arguments: Arguments) -> int:
+    """Forgive failed runs, all or the one named, and run."""
+    session = open_session(arguments)
+    runs = [find_run(session.plan.runs, arguments.run)] if arguments.run else session.plan.runs
+    check_root(session.config.root)
+    num_forgiven = sum(session.ledger.retry(spec.fingerprint) for spec in runs)
+    print(f"{num_forgiven} failed {_runs(num_forgiven)} will be tried again")
+    return run_session(session)
+
+
+def watch(arguments: Arguments) -> int:
+    """Show progress until all is done; starts nothing and stops nothing."""
+    session = open_session(arguments)
+    ending = _control(session, only_watch=True)
+    if ending is None or ending.is_interrupted:
+        return 130
+    if ending.problem:
+        print(f"{ending.problem}. Start it with: {session.command()}")
+        return 1
+    return _closing_words(session, ending)
+
+
+def run_session(session: Session) -> int:
+    """The rest of `run`, once the question is composed and planned."""
+    check_root(session.config.root)
+    session.folder.write_plan(session.plan)
+    session.folder.link_runs(session.plan)
+    print(_opening_words(session))
+    ending = _control(session)
+    if ending is None:
+        print("left at once; workers save their state and end by themselves", file=sys.stderr)
+        return 130
+    session.folder.link_runs(session.plan)
+    if ending.is_interrupted:
+        return _interrupted(session, ending)
+    code = _closing_words(session, ending)
+    if ending.num(Status.FINISHED):
+        show_report(session)
+    return code
+
+
+def _control(session: Session, *, only_watch: bool = False) -> Ending | None:
+    """Until the end; None if somebody was in a hurry and asked twice."""
+    gpus = session.gpus()
+    launch = Launch(root=session.config.root, sweep=session.config.name, num_slots=session.num_slots(gpus), gpus=gpus,
+                    num_threads=session.config.launcher.threads_per_worker,
+                    max_attempts=session.config.launcher.max_attempts)
+    view = make_view(session.ledger)
+    try:
+        with Interrupts().listening() as interrupts:
+            return Controller(session.plan, session.ledger, session.folder, launch, view, interrupts,
+                              only_watch=only_watch).run()
+    except KeyboardInterrupt:
+        return None
+    finally:
+        view.close()
+
+
+def _opening_words(session: Session) -> str:
+    states = session.states().values()
+    num_finished = sum(state.status is Status.FINISHED for state in states)
+    num_failed = sum(state.status is Status.FAILED for state in states)
+    num_left = len(states) - num_finished - num_failed
+    parts = [f"{session.config.name}: {len(session.plan.cells)} cells, {len(session.plan.runs)} runs"]
+    parts += [f"{num_finished} finished before"] if num_finished else []
+    parts += [f"{num_failed} failed before"] if num_failed else []
+    return "; ".join([*parts, f"{num_left} to train"])
+
+
+def _interrupted(session: Session, ending: Ending) -> int:
+    if ending.is_watcher:
+        print(f"no longer watching; another process goes on. Stop it with: {session.command('cancel')}")
+        return 130
+    if ending.num_left_working:
+        print(f"{ending.num_left_working} workers are still saving their state; they end by themselves")
+    print(f"stopped: {ending.num(Status.FINISHED)} of {len(ending.states)} runs finished. "
+          f"Continue with: {session.command()}")
+    return 130
+
+
+def _closing_words(session: Session, ending: Ending) -> int:
+    failed = [spec for spec in session.plan.runs if ending.states[spec.fingerprint].status is Status.FAILED]
+    num_open = len(ending.states) - ending.num(Status.FINISHED, Status.FAILED)
+    print(f"{ending.num(Status.FINISHED)} of {len(ending.states)} runs finished"
+          + (f", {len(failed)} failed" if failed else "") + (f", {num_open} not done" if num_open else ""))
+    for spec in failed[:MAX_FAILURES_SHOWN]:
+        print(f"  failed {spec.run_id}: {reason(ending.states[spec.fingerprint])}")
+    if len(failed) > MAX_FAILURES_SHOWN:
+        print(f"  and {len(failed) - MAX_FAILURES_SHOWN} more: {session.command('status')}")
+    if failed:
+        print(f"Look closer: {session.command('why', failed[0].run_id)}")
+        print(f"Try again: {session.command('retry')}")
+    elif num_open:
+        print(f"Continue with: {session.command()}")
+    return 1 if failed or num_open else 0
+
+
+def _runs(number: int) -> str:
+    return "run" if number == 1 else "runs"

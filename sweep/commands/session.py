@@ -1,0 +1,150 @@
+"""What every command starts from: the question composed, its plan, its folder and the ledger."""
+
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.arguments import Arguments
+from sweep.config import SweepConfig
+from sweep.duration import Estimate, Kind, kind_of, remaining_time, seconds_by_kind
+from sweep.folder import SweepFolder, sweep_names
+from sweep.launch import available_cores, visible_gpus
+from sweep.ledger import Ledger, RunState
+from sweep.spec import Plan, RunSpec, Status
+from train.errors import UserError
+from train.files import read_json
+from train.record import RunRecord
+
+NUM_CANDIDATES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One command's view of one sweep. Nothing is written by opening it but the cache of hashes."""
+
+    arguments: Arguments
+    config: SweepConfig
+    plan: Plan
+    folder: SweepFolder
+    ledger: Ledger
+
+    def states(self) -> dict[str, RunState]:
+        """What the ledger knows of every run of the plan."""
+        return self.ledger.statuses(spec.fingerprint for spec in self.plan.runs)
+
+    def command(self, *words: str) -> str:
+        """The line that asks this question again, with another action."""
+        return command_line(self.arguments, *words)
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether any run may want a device."""
+        return any(spec.config.train.device != "cpu" for spec in self.plan.runs)
+
+    def gpus(self) -> tuple[str, ...]:
+        """The devices its workers share."""
+        return visible_gpus() if self.uses_gpu else ()
+
+    def num_slots(self, gpus: Sequence[str]) -> int:
+        """Workers at once: as said, else one per device, else as many as cores allow."""
+        launcher = self.config.launcher
+        return launcher.slots or len(gpus) or max(1, available_cores() // launcher.threads_per_worker)
+
+
+def open_session(arguments: Arguments, *, allow_unresolved: bool = False) -> Session:
+    """Compose and plan what the command line asks; UserError for every mistake in it.
+
+    allow_unresolved: for a look only; an identity that takes a download to know may stay open.
+    """
+    from sweep.compose import compose_sweep
+    from sweep.plan import make_plan
+
+    composed = compose_sweep(arguments)
+    config = composed.config
+    plan = make_plan(composed, cache_folder=Path(config.root) / ".cache", allow_unresolved=allow_unresolved)
+    return Session(arguments, config, plan, SweepFolder(config.root, config.name),
+                   Ledger(config.root, config.launcher.max_attempts))
+
+
+def has_grid(arguments: Arguments) -> bool:
+    """Whether the command line asks a question."""
+    return any(override.startswith("+grid=") for override in arguments.overrides)
+
+
+def root_of(arguments: Arguments) -> Path:
+    """The root folder of a command line without a question."""
+    said = [override.partition("=")[2].strip("'\"") for override in arguments.overrides
+            if override.startswith("root=")]
+    return Path(said[-1] if said else "outputs")
+
+
+def saved_plans(root: Path) -> list[Plan]:
+    """The plans of every sweep below a root."""
+    plans = (SweepFolder(root, name).plan() for name in sweep_names(root))
+    return [plan for plan in plans if plan is not None]
+
+
+def command_line(arguments: Arguments, *words: str) -> str:
+    """A line to paste."""
+    folders = [word for folder in arguments.config_dirs for word in ("--config-dir", folder)]
+    return shlex.join(["python", "-m", "sweep", *arguments.overrides, *words, *folders])
+
+
+def find_run(runs: Iterable[RunSpec], word: str | None) -> RunSpec:
+    """The one run that `word` names: a run id, a fingerprint, or a part that only one of them has."""
+    if word is None:
+        raise UserError("no run is named", "a run id or a part of one", "status lists them")
+    by_fingerprint = {spec.fingerprint: spec for spec in runs}
+    every = list(by_fingerprint.values())
+    for found in ([spec for spec in every if word in (spec.run_id, spec.fingerprint)],
+                  [spec for spec in every if word in spec.run_id or spec.fingerprint.startswith(word)]):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{len(found)} runs match {word}", "one run", f"such as {_some(found)}")
+    raise UserError(f"no run matches {word}", "a run id or a part of one",
+                    f"such as {_some(every)}" if every else "the plan has no runs")
+
+
+def history(plan: Plan, ledger: Ledger) -> dict[Kind, list[float]]:
+    """The seconds of finished runs by kind: of this plan, and of the whole root where it has none yet."""
+    records = ledger.records(spec.fingerprint for spec in plan.runs)
+    pairs = [(kind_of(spec), records[spec.fingerprint]) for spec in plan.runs if spec.fingerprint in records]
+    if {kind_of(spec) for spec in plan.runs} - {kind for kind, _ in pairs}:
+        known = {spec.fingerprint for spec in plan.runs}
+        pairs += _foreign_records(ledger, known)
+    return seconds_by_kind(pairs)
+
+
+def _foreign_records(ledger: Ledger, known: set[str]) -> list[tuple[Kind, RunRecord]]:
+    """Finished runs of other sweeps of this root, with what kind they are."""
+    found: list[tuple[Kind, RunRecord]] = []
+    try:
+        fingerprints = [path.name for path in ledger.runs.iterdir() if path.name not in known]
+    except FileNotFoundError:
+        return []
+    for fingerprint, record in ledger.records(fingerprints).items():
+        config = (read_json(ledger.folder(fingerprint) / "spec.json") or {}).get("config", {})
+        try:
+            found.append(((config["stage"], config["model"]["name"], config["dataset"]["name"]), record))
+        except (KeyError, TypeError):
+            continue
+    return found
+
+
+def time_left(plan: Plan, states: Mapping[str, RunState], seconds: Mapping[Kind, Sequence[float]],
+              num_slots: int) -> Estimate | None:
+    """How long the unfinished runs take; None without history."""
+    return remaining_time(plan.runs, states, seconds, num_slots, time.time())
+
+
+def is_over(states: Iterable[RunState]) -> bool:
+    """Whether every run is finished or failed."""
+    return all(state.status in (Status.FINISHED, Status.FAILED) for state in states)
+
+
+def _some(runs: Sequence[RunSpec]) -> str:
+    names = [spec.run_id for spec in runs[:NUM_CANDIDATES]]
+    return ", ".join(names) + (", ..." if len(runs) > NUM_CANDIDATES else "")

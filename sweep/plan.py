@@ -1,0 +1,287 @@
+"""What must be trained to answer every cell: configurations -> rays -> fingerprints -> distinct runs.
+
+A plan is a value: the same question over the same data and models gives the same plan. What is already done
+is the ledger's to know, not the plan's.
+"""
+
+import dataclasses
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sweep.compose import ComposedSweep
+from sweep.rays import canonical_objective
+from sweep.spec import Cell, Plan, PlannedBase, PlannedCell, RunSpec, Settings
+from train.config import (
+    DatasetConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RunConfig,
+    config_to_dict,
+    run_config_from_dict,
+)
+from train.fingerprint import fingerprint
+from train.overrides import overrides_for
+
+PLAN_VERSION = 1
+
+MakeSpec = Callable[[RunConfig], RunSpec]
+
+
+def make_plan(sweep: ComposedSweep, *, cache_folder: Path | None, allow_unresolved: bool = False) -> Plan:
+    """The plan of a composed sweep.
+
+    cache_folder: where content hashes of large files are remembered. allow_unresolved: accept identities that
+    only a download could settle, for a look at the plan; such a plan can't be trained.
+    """
+    make_spec = _spec_maker(cache_folder, allow_unresolved)
+    cells = _labelled(sweep.cells, sweep.configs)
+    specs = [make_spec(_canonical(config, sweep.config.grid.collapse)) for config in sweep.configs]
+    owners = _owners(sweep.configs, specs)
+    planned = tuple(
+        PlannedCell(cell, spec.fingerprint, owners[spec.fingerprint] != index)
+        for index, (cell, spec) in enumerate(zip(cells, specs, strict=True))
+    )
+    firsts = {cell.group: index for index, cell in reversed(list(enumerate(cells)))}
+    base_specs = {
+        group: make_spec(_untrained(specs[firsts[group]].config))
+        for group in dict.fromkeys(cell.group for cell in cells)
+    }
+    bases = tuple(PlannedBase(*group, spec.fingerprint) for group, spec in base_specs.items())
+    base_runs = {spec.fingerprint: spec for spec in base_specs.values()}
+    runs = [specs[index] for index in _execution_order(cells, owners.values())]
+    return Plan(sweep.config.name, planned, bases, (*base_runs.values(), *runs))
+
+
+def train_command(spec: RunSpec) -> str:
+    """The line to paste that trains this one run by hand."""
+    return "python -m train " + shlex.join(overrides_for(spec.config))
+
+
+def _spec_maker(cache_folder: Path | None, allow_unresolved: bool) -> MakeSpec:
+    from train import identity  # late, because it reads files: everything else in here is pure
+
+    @cache
+    def model_identity(config: ModelConfig) -> str:
+        return identity.model_identity(config, cache_folder=cache_folder, allow_unresolved=allow_unresolved)
+
+    @cache
+    def dataset_identity(config: DatasetConfig) -> str:
+        return identity.dataset_identity(config, cache_folder=cache_folder, allow_unresolved=allow_unresolved)
+
+    def make_spec(config: RunConfig) -> RunSpec:
+        model, dataset = model_identity(config.model), dataset_identity(config.dataset)
+        name = fingerprint(config, model_identity=model, dataset_identity=dataset)
+        return RunSpec(_run_id(config, name), name, config, model, dataset)
+
+    return make_spec
+
+
+def _canonical(config: RunConfig, collapse: str) -> RunConfig:
+    if collapse == "none":
+        return config
+    return dataclasses.replace(config, objective=canonical_objective(config.objective, config.train))
+
+
+def _untrained(config: RunConfig) -> RunConfig:
+    objective = dataclasses.replace(config.objective, prompt_weight=0.0, response_weight=0.0)
+    return dataclasses.replace(config, stage="base", objective=objective)
+
+
+def _owners(asked: Sequence[RunConfig], specs: Sequence[RunSpec]) -> dict[str, int]:
+    """For each fingerprint, the cell that owns the run: the first with its very weights, else the first."""
+    owners: dict[str, int] = {}
+    exact: set[str] = set()
+    for index, (config, spec) in enumerate(zip(asked, specs, strict=True)):
+        is_exact = config.objective == spec.config.objective
+        if spec.fingerprint not in owners or (is_exact and spec.fingerprint not in exact):
+            owners[spec.fingerprint] = index
+        if is_exact:
+            exact.add(spec.fingerprint)
+    return owners
+
+
+def _labelled(cells: Sequence[Cell], configs: Sequence[RunConfig]) -> list[Cell]:
+    """Cells under their models' and datasets' own names, which say more than the file chosen (local).
+
+    Two files under one name keep the files' names: planes must not mix.
+    """
+    labels: dict[str, dict[str, set[str]]] = {"model": {}, "dataset": {}}
+    for cell, config in zip(cells, configs, strict=True):
+        labels["model"].setdefault(config.model.name, set()).add(cell.model)
+        labels["dataset"].setdefault(config.dataset.name, set()).add(cell.dataset)
+    return [
+        dataclasses.replace(
+            cell,
+            model=config.model.name if len(labels["model"][config.model.name]) == 1 else cell.model,
+            dataset=config.dataset.name if len(labels["dataset"][config.dataset.name]) == 1 else cell.dataset,
+        )
+        for cell, config in zip(cells, configs, strict=True)
+    ]
+
+
+def _execution_order(cells: Sequence[Cell], indices: Iterable[int]) -> list[int]:
+    """Seeds outermost, so that a complete plane comes early; within a seed, planes one after another."""
+    seeds = {seed: place for place, seed in enumerate(dict.fromkeys(cell.seed for cell in cells))}
+    groups = {group: place for place, group in enumerate(dict.fromkeys(cell.group for cell in cells))}
+    return sorted(indices, key=lambda index: (seeds[cells[index].seed], groups[cells[index].group], index))
+
+
+def _run_id(config: RunConfig, name: str) -> str:
+    weights = f"p{config.objective.prompt_weight:g}-r{config.objective.response_weight:g}-s{config.seed}"
+    middle = "base" if config.stage == "base" else weights
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{config.model.name}-{config.dataset.name}-{middle}-{name[:12]}")
+
+
+def summary_lines(plan: Plan) -> list[str]:
+    """The plan in two lines: cells, runs and aliases per seed, and in all."""
+    seeds = {planned.cell.seed for planned in plan.cells}
+    cells, aliases = len(plan.cells), sum(planned.is_alias for planned in plan.cells)
+    runs = cells - aliases
+    per_seed: dict[int, tuple[int, int]] = dict.fromkeys(seeds, (0, 0))
+    for planned in plan.cells:
+        count, alias = per_seed[planned.cell.seed]
+        per_seed[planned.cell.seed] = count + 1, alias + planned.is_alias
+    lines = []
+    if len(set(per_seed.values())) == 1:
+        count, alias = next(iter(per_seed.values()))
+        lines.append(
+            f"{_counted(count, 'cell')} \u2192 {_counted(count - alias, 'run')} per seed "
+            f"({_counted(alias, 'alias', 'aliases')})"
+        )
+    num_bases = len(plan.runs) - runs
+    lines.append(
+        f"{_counted(len(seeds), 'seed')}, {_counted(len(plan.bases), 'plane')}: {_counted(cells, 'cell')} "
+        f"\u2192 {_counted(runs, 'run')} + {_counted(num_bases, 'untrained base model')}"
+    )
+    return lines
+
+
+def table_rows(plan: Plan) -> list[tuple[str, str, str, int, int, int]]:
+    """For each plane: model, dataset, further settings, cells, runs, aliases."""
+    cells = Counter(planned.cell.group for planned in plan.cells)
+    aliases = Counter(planned.cell.group for planned in plan.cells if planned.is_alias)
+    return [
+        (
+            model,
+            dataset,
+            " ".join(f"{key}={value}" for key, value in settings),
+            cells[group],
+            cells[group] - aliases[group],
+            aliases[group],
+        )
+        for group in cells
+        for model, dataset, settings in [group]
+    ]
+
+
+def _counted(count: int, word: str, words: str = "") -> str:
+    return f"{count} {word if count == 1 else words or word + 's'}"
+
+
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
+    """The plan as strict JSON; `plan_from_dict` is its inverse, and needs no Hydra.
+
+    Runs differ in little, so what their configurations share is written once: 10,000 runs stay small.
+    """
+    shared: dict[str, tuple[int, dict[str, Any]]] = {}
+    return {
+        "version": PLAN_VERSION,
+        "name": plan.name,
+        "runs": [_run_to_dict(run, shared) for run in plan.runs],
+        "cells": [
+            {
+                "model": cell.model,
+                "dataset": cell.dataset,
+                "prompt_weight": cell.prompt_weight,
+                "response_weight": cell.response_weight,
+                "seed": cell.seed,
+                "settings": dict(cell.settings),
+                "fingerprint": planned.fingerprint,
+                "is_alias": planned.is_alias,
+            }
+            for planned in plan.cells
+            for cell in [planned.cell]
+        ],
+        "bases": [
+            {
+                "model": base.model,
+                "dataset": base.dataset,
+                "settings": dict(base.settings),
+                "fingerprint": base.fingerprint,
+            }
+            for base in plan.bases
+        ],
+        "shared": [tree for _, tree in shared.values()],
+    }
+
+
+def _run_to_dict(run: RunSpec, shared: dict[str, tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    tree = config_to_dict(dataclasses.replace(run.config, seed=0, objective=_NO_OBJECTIVE, stage="base"))
+    index, _ = shared.setdefault(repr(tree), (len(shared), tree))
+    return {
+        "run_id": run.run_id,
+        "fingerprint": run.fingerprint,
+        "model_identity": run.model_identity,
+        "dataset_identity": run.dataset_identity,
+        "shared": index,
+        "stage": run.config.stage,
+        "seed": run.config.seed,
+        "objective": config_to_dict(run.config.objective),
+    }
+
+
+_NO_OBJECTIVE = ObjectiveConfig(prompt_weight=0.0, response_weight=0.0)
+
+
+def plan_from_dict(values: Mapping[str, Any]) -> Plan:
+    """The inverse of `plan_to_dict`."""
+    planes = [run_config_from_dict(tree) for tree in values["shared"]]
+    cells = tuple(
+        PlannedCell(
+            Cell(
+                item["model"],
+                item["dataset"],
+                item["prompt_weight"],
+                item["response_weight"],
+                item["seed"],
+                _settings(item),
+            ),
+            item["fingerprint"],
+            item["is_alias"],
+        )
+        for item in values["cells"]
+    )
+    bases = tuple(
+        PlannedBase(item["model"], item["dataset"], _settings(item), item["fingerprint"])
+        for item in values["bases"]
+    )
+    runs = tuple(
+        RunSpec(
+            item["run_id"],
+            item["fingerprint"],
+            dataclasses.replace(
+                planes[item["shared"]],
+                stage=item["stage"],
+                seed=item["seed"],
+                objective=ObjectiveConfig(**item["objective"]),
+            ),
+            item["model_identity"],
+            item["dataset_identity"],
+        )
+        for item in values["runs"]
+    )
+    return Plan(values["name"], cells, bases, runs)
+
+
+def _settings(item: Mapping[str, Any]) -> Settings:
+    return tuple(
+        sorted(
+            (key, tuple(value) if isinstance(value, list) else value)
+            for key, value in item["settings"].items()
+        )
+    )

@@ -1,0 +1,103 @@
+"""The inverse of `train.compose`: the overrides with which `python -m train` composes a given configuration.
+
+Workers write this line beside every run, so it asks no Hydra: it compares with the files of conf/ and keeps
+what differs. Settings that never change a result (threads, tracking, ...) are left out.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from train.config import MANDATORY, RunConfig, config_to_dict, defaults_tree
+from train.keys import leaf_keys
+from train.naming import complete_names
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+_DEFAULT_FILES = {"model": "embedded", "dataset": "embedded", "train": "embedded", "eval": "default"}
+_KEPT = ("source", "path", "revision", "template")  # no part of the identity, but needed to find it
+_WORD = re.compile(r"[A-Za-z_./][\w./@-]*")  # what Hydra's grammar reads as a text without quotes
+
+
+def overrides_for(config: RunConfig) -> tuple[str, ...]:
+    """KEY=VALUE texts, not yet quoted for a shell: files first, then what differs from them, then weights."""
+    values = config_to_dict(config)
+    chosen, differing = [], []
+    for group, default in _DEFAULT_FILES.items():
+        files = {name: _differences(group, tree, values) for name, tree in _files(group).items()}
+        best = min(files, key=lambda name: (_distance(group, files[name]), name != default, name))
+        if best != default or group in ("model", "dataset"):
+            chosen.append(f"{group}={best}")
+        differing += [f"{group}.{key}={_text(value)}" for key, value in files[best].items()]
+    weights = {
+        key: value
+        for key, value in values["objective"].items()
+        if value != defaults_tree(RunConfig)["objective"][key]
+    }
+    differing += [f"objective.{key}={_text(value)}" for key, value in weights.items()]
+    differing += [f"seeds.{key}={value}" for key, value in values["seeds"].items() if value is not None]
+    stage = [] if config.stage == "sft" else [f"stage={config.stage}"]
+    return (*chosen, *stage, *differing, f"seed={config.seed}")
+
+
+def _distance(group: str, differences: Mapping[str, Any]) -> tuple[bool, int]:
+    """Another source is another thing, however few keys differ."""
+    return group in ("model", "dataset") and "source" in differences, len(differences)
+
+
+def _differences(group: str, tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be said beyond `group=file`, for the configuration `values`."""
+    expected = defaults_tree(RunConfig)[group] | {
+        key: value for key, value in tree.items() if value != MANDATORY
+    }
+    if values[group].get("source") == "local":
+        expected_with_path = {group: {**expected, "path": values[group]["path"]}}
+        complete_names(expected_with_path)
+        expected["name"] = expected_with_path[group]["name"]
+    return {
+        key: value
+        for key, value in values[group].items()
+        if key in _science_keys(group)
+        and (expected.get(key) != value or isinstance(expected.get(key), bool) != isinstance(value, bool))
+    }
+
+
+@cache
+def _science_keys(group: str) -> frozenset[str]:
+    schema = next(item.type for item in dataclasses.fields(RunConfig) if item.name == group)
+    assert dataclasses.is_dataclass(schema)
+    return frozenset(
+        item.name
+        for item in dataclasses.fields(schema)
+        if item.metadata.get("identity") != "how" or item.name in (*_KEPT, "name")
+    )
+
+
+@cache
+def _files(group: str) -> dict[str, dict[str, Any]]:
+    from omegaconf import OmegaConf
+
+    trees = {}
+    for path in sorted((CONF / group).glob("*.yaml")):
+        tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        trees[path.stem] = {key: tree[key] for key in leaf_keys(tree)}
+    return trees
+
+
+def _text(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return short if float(short := f"{value:g}") == value else repr(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, str) and (
+        value.lower() in ("null", "true", "false", "nan", "inf") or not _WORD.fullmatch(value)
+    ):
+        return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+    return str(value)
