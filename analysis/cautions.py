@@ -59,7 +59,7 @@ def _equal(study: Study) -> str:
     if study.all_equal:
         return "All scores are equal: nothing can be distinguished, and the best named is merely the first."
     if study.region.members_Y is not None and study.region.spread.difference == 0:
-        return "Seeds make no difference to any comparison, so noise counts as zero: check that seeds reach training."
+        return "Seeds make no difference to any comparison, so noise counts as 0: do seeds reach training?"
     return ""
 
 
@@ -69,7 +69,7 @@ def _coverage(study: Study) -> str:
         return ""
     num_rays = sum(estimate.num_seeds > 0 for estimate in region.estimates)
     return (
-        f"The region is provisional: of {num_rays} equally good settings, this rule keeps the truly best one in "
+        f"The region is provisional: of {num_rays} equally good settings, this rule keeps the best one in "
         f"only {100 * region.coverage:.0f} % of simulated sweeps with as many seeds."
     )
 

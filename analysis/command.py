@@ -1,8 +1,8 @@
 """`python -m analysis`: find the sweep, read its records, write its report. This package's only effects.
 
 Arguments are those of `python -m sweep`, so that the line that ran a sweep also analyses it;
-`analysis.KEY=VALUE` is taken out first. What was asked comes from the sweep's plan.json if it answers the same
-question: then neither model nor data is needed to analyse.
+`analysis.KEY=VALUE` is taken out first. What was asked comes from the sweep's plan.json if it answers the
+same question: then neither model nor data is needed to analyse.
 """
 
 import dataclasses
@@ -32,7 +32,8 @@ HELP = """\
 python -m analysis +grid=NAME [analysis.KEY=VALUE ...] [KEY=VALUE ...]
 
 Read the records of a sweep and write <root>/<name>/report/: report.html, region.json, cells.csv,
-cells.parquet and figures/. Trains nothing. Say what the sweep was started with: +grid=NAME, root=, name=, model=, ...
+cells.parquet and figures/. Trains nothing.
+Say what the sweep was started with: +grid=NAME, root=, name=, model=, ...
 
 Settings
   analysis.metric=NAME                  a validation metric (default: the first preferred one on record)

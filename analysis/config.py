@@ -1,4 +1,4 @@
-"""What an analysis can be asked. Standard library only; read with `train.config.build`, like every other schema."""
+"""What an analysis can be asked. Standard library only; read with `train.config.build`."""
 
 from dataclasses import dataclass
 

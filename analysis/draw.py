@@ -3,13 +3,14 @@
 Letters: P prompt weights, R response weights, Y rays.
 
 Prompt weight is on the vertical axis and response weight on the horizontal one, so that the angle of a ray is
-atan2(prompt weight, response weight) in every figure and a lighter prompt lies lower. Cells are drawn at equal
-distances whatever the weights. Only matplotlib's Figure objects are used: no window, no global state, and the
-same study gives the same bytes.
+atan2(prompt weight, response weight) in every figure and a lighter prompt lies lower. Cells are drawn at
+equal distances whatever the weights. Only matplotlib's Figure objects are used: no window, no global state,
+and the same study gives the same bytes.
 """
 
 import io
 import math
+import textwrap
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -29,6 +30,7 @@ from analysis.text import direction, number, weight
 
 DPI = 120
 INK, GREY, PAPER, RED = "#1b1f24", "#737b85", "#ffffff", "#d1242f"
+LIGHT = "#eceef1"
 MAX_LABELLED = 12  # cells a side up to which numbers are printed
 SMALL = 7.5
 
@@ -56,8 +58,8 @@ def new_figure(plane: Plane, *, extra_height: float = 0.0) -> tuple[Figure, Axes
 def colour_limits(values: Iterable[float], better: str) -> tuple[float, float, str]:
     """Lower and upper end of the colours, and which end is cut (matplotlib's word for a colour bar's arrow).
 
-    A few cells that went badly wrong would leave all others one colour, so the bad end stops at three times the
-    distance between the best and the middle. Numbers in cells are always exact.
+    A few cells that went badly wrong would leave all others one colour, so the bad end stops at three times
+    the distance between the best and the middle. Numbers in cells are always exact.
     """
     finite = sorted(value for value in values if math.isfinite(value))
     if not finite:
@@ -74,7 +76,7 @@ def colour_limits(values: Iterable[float], better: str) -> tuple[float, float, s
 
 
 def colours_for(metric_better: str) -> Colormap:
-    """Cividis, which keeps its order for colour-blind readers and in grey; bright is always the better end."""
+    """Cividis, which keeps its order for colour-blind readers and in grey; bright is the better end."""
     return colormaps["cividis_r" if metric_better == "lower" else "cividis"]
 
 
@@ -84,33 +86,23 @@ def draw_cells(
     """Colour what is there, hatch what is absent, leave blank what was never asked; ray `plain` is grey."""
     axes.set_xlim(-0.5, plane.response_weights_R.size - 0.5)
     axes.set_ylim(-0.5, plane.prompt_weights_P.size - 0.5)
+    squares, faces, absent = [], [], []
     for (p, r), value in np.ndenumerate(values_PR):
         if not plane.asked_PR[p, r]:
             continue
         if math.isfinite(value):
-            axes.add_patch(
-                Rectangle(
-                    (r - 0.5, p - 0.5),
-                    1,
-                    1,
-                    edgecolor=PAPER,
-                    linewidth=1.2,
-                    facecolor="#eceef1" if plane.ray_PR[p, r] == plain else colours(scale(value)),
-                )
-            )
+            squares.append(_square(p, r, 0.5))
+            faces.append(LIGHT if plane.ray_PR[p, r] == plain else colours(scale(value)))
         else:
-            axes.add_patch(
-                Rectangle(
-                    (r - 0.46, p - 0.46),
-                    0.92,
-                    0.92,
-                    facecolor="#f3f4f6",
-                    edgecolor=GREY,
-                    linewidth=0.6,
-                    hatch="////",
-                )
-            )
-    name_axes(axes, plane)
+            absent.append(_square(p, r, 0.46))
+    axes.add_collection(PolyCollection(squares, facecolors=faces, edgecolors=PAPER, linewidths=1.2))
+    axes.add_collection(
+        PolyCollection(absent, facecolors="#f3f4f6", edgecolors=GREY, linewidths=0.6, hatch="////")
+    )
+
+
+def _square(p: int, r: int, half: float) -> list[tuple[float, float]]:
+    return [(r - half, p - half), (r + half, p - half), (r + half, p + half), (r - half, p + half)]
 
 
 def name_axes(axes: Axes, plane: Plane) -> None:
@@ -152,7 +144,7 @@ def draw_rays(axes: Axes, plane: Plane) -> None:
 
 
 def draw_outline(axes: Axes, plane: Plane, members_Y: Iterable[bool], *, thin: bool = False) -> None:
-    """The border of the region: one stroke around cells that belong, black on white so it shows on any colour."""
+    """The border of the region: one stroke around its cells, on white so that it shows on any colour."""
     inside_PR = np.zeros(plane.asked_PR.shape, dtype=bool)
     for ray, is_member in zip(plane.rays, members_Y, strict=True):
         if is_member:
@@ -271,14 +263,13 @@ def draw_base(axes: Axes, plane: Plane, text: str = "") -> None:
 
 
 def title(axes: Axes, plane: Plane, *, line: str = "", suffix: str = "") -> None:
-    """What it is, its unit and its direction, on two lines."""
+    """What it is, then its unit and its direction, wrapped to the width of the figure."""
     metric = plane.metric
-    axes.set_title(
-        f"{line or metric.title}\n{metric.unit}, {direction(metric)}{suffix}",
-        fontsize=10,
-        color=INK,
-        loc="left",
-    )
+    figure = axes.get_figure(root=True)
+    room = int(12.5 * (figure.get_size_inches()[0] if figure is not None else 5.0))
+    lines = [line or metric.title, f"{metric.unit}, {direction(metric)}{suffix}"]
+    text = "\n".join(textwrap.fill(part, room) for part in lines)
+    axes.set_title(text, fontsize=9, color=INK, loc="left")
 
 
 def draw_colour_bar(

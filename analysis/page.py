@@ -1,17 +1,17 @@
-"""HTML by value: everything is escaped unless it already is Markup. No script, nothing loaded from elsewhere."""
+"""HTML by value: everything is escaped unless it is Markup. No script, nothing from elsewhere."""
 
 import base64
 import html
 from collections.abc import Iterable, Sequence
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d5dae0; --back: #ffffff; --box: #f5f7f9;
-  --warn: #9a5b00; --link: #0757b8; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8ebee; --soft: #a3adb8; --line: #3a424c; --back: #15191e;
-  --box: #1f252c; --warn: #f0b35a; --link: #7fb5ff; } }
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d5dae0; --back: #ffffff;
+  --box: #f5f7f9; --warn: #9a5b00; --link: #0757b8; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8ebee; --soft: #a3adb8; --line: #3a424c;
+  --back: #15191e; --box: #1f252c; --warn: #f0b35a; --link: #7fb5ff; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.2rem 1rem 4rem; max-width: 66rem; background: var(--back); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+body { margin: 0 auto; padding: 1.2rem 1rem 4rem; max-width: 66rem; background: var(--back);
+  color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-top: .8rem; border-top: 2px solid var(--line); }
 h3 { font-size: 1.02rem; margin: 1.7rem 0 .4rem; }
@@ -24,7 +24,8 @@ a { color: var(--link); }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 figure { margin: .6rem 0; flex: 1 1 21rem; min-width: 0; max-width: 44rem; }
 figure.wide { flex-basis: 100%; max-width: 58rem; }
-img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 4px; }
+img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
+  border-radius: 4px; }
 .scroll { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .22rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
@@ -34,8 +35,9 @@ td:first-child { white-space: nowrap; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 tr.best td { font-weight: 700; }
 tr.member td:first-child { box-shadow: inset 3px 0 0 #d1242f; }
-pre { background: var(--box); border: 1px solid var(--line); border-radius: 4px; padding: .6rem .8rem; margin: .5rem 0;
-  font: .82rem/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+pre { background: var(--box); border: 1px solid var(--line); border-radius: 4px; padding: .6rem .8rem;
+  margin: .5rem 0; font: .82rem/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, monospace;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font: .9em ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { td:last-child:not(:first-child):not(.n) { min-width: 11rem; } }
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --back: #fff; --box: #fff; --warn: #7a4600; }

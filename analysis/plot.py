@@ -1,4 +1,4 @@
-"""The figures: scores, differences to instruction tuning, the curve over the ratio, all metrics at once. Pure.
+"""The figures: scores, differences to instruction tuning, the curve over the ratio, all metrics. Pure.
 
 Letters: P prompt weights, R response weights, S seeds, Y rays.
 """
@@ -15,6 +15,7 @@ from analysis.draw import (
     DPI,
     GREY,
     INK,
+    LIGHT,
     MAX_LABELLED,
     PAPER,
     RED,
@@ -27,11 +28,12 @@ from analysis.draw import (
     draw_marks,
     draw_outline,
     draw_rays,
+    name_axes,
     new_figure,
     title,
     write_cell,
 )
-from analysis.plane import Plane
+from analysis.plane import Plane, mean_over_seeds
 from analysis.region import Estimate, Spread, difference_between, estimate_rays, seed_spread
 from analysis.study import CONVENTIONAL, Study
 from analysis.text import direction, number, pair, ratio, signed
@@ -44,6 +46,7 @@ def plane_figure(study: Study, plane: Plane) -> Figure:
     low, high, cut = colour_limits(means_PR[plane.asked_PR].tolist(), plane.metric.better)
     colours, scale = colours_for(plane.metric.better), Normalize(low, high, clip=True)
     draw_cells(axes, plane, means_PR, colours, scale)
+    name_axes(axes, plane)
     draw_rays(axes, plane)
     draw_base(axes, plane)
     estimates = estimate_rays(plane.scores_YS, seed_spread(plane.scores_YS))
@@ -54,6 +57,8 @@ def plane_figure(study: Study, plane: Plane) -> Figure:
         text = number(estimate.mean, plane.metric)
         if common is None and math.isfinite(estimate.standard_error):
             text += f"\n±{_short(estimate.standard_error, plane)}"
+        if estimate.num_seeds < len(plane.seeds_S):
+            text += f"\nn={estimate.num_seeds}"
         for cell in ray.cells:
             write_cell(axes, cell, text, colours(scale(estimate.mean)), bold=cell == ray.cells[-1])
     _finish(study, axes)
@@ -85,6 +90,7 @@ def difference_figure(study: Study, plane: Plane) -> Figure | None:
     scale = TwoSlopeNorm(0.0, -limit, limit)
     colours = colormaps["PuOr_r" if plane.metric.better == "lower" else "PuOr"]
     draw_cells(axes, plane, np.clip(values_PR, -limit, limit), colours, scale, plain=conventional)
+    name_axes(axes, plane)
     draw_rays(axes, plane)
     draw_base(
         axes, plane, signed(plane.base_score - float(np.nanmean(scores_YS[conventional])), plane.metric)
@@ -95,12 +101,12 @@ def difference_figure(study: Study, plane: Plane) -> Figure | None:
         text, faint = _difference_text(difference, plane, study.region.standard_errors, index == conventional)
         colour = colours(scale(float(np.clip(difference.mean, -limit, limit))))
         for cell in ray.cells:
-            write_cell(axes, cell, text, "#eceef1" if index == conventional else colour, faint=faint)
+            write_cell(axes, cell, text, LIGHT if index == conventional else colour, faint=faint)
     _finish(study, axes)
     title(
         axes,
         plane,
-        line=f"{plane.metric.title}: difference to instruction tuning {pair(CONVENTIONAL)}",
+        line=f"{plane.metric.title} minus instruction tuning {pair(CONVENTIONAL)}",
         suffix="; purple is better" if plane.metric.better != "none" else "",
     )
     cut = "both" if np.nanmax(np.abs(values_PR)) > limit else "neither"
@@ -123,6 +129,7 @@ def ratio_figure(study: Study) -> Figure:
         _draw_curve(axes, plane, spread, colour, marker, shift)
     _draw_ratio_axis(axes, study)
     plane = study.chosen
+    _cut_outliers(axes, study, [plane for plane, *_ in shown])
     lowest, highest = axes.get_ylim()
     if math.isfinite(plane.base_score) and lowest <= plane.base_score <= highest:
         axes.axhline(plane.base_score, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
@@ -139,7 +146,7 @@ def ratio_figure(study: Study) -> Figure:
 
 
 def metrics_figure(study: Study) -> Figure | None:
-    """Every metric on record as a small plane of its own colours, for the shapes; None for a single metric."""
+    """Every metric on record as a small plane of its own colours; None for a single metric."""
     planes = [plane for plane in study.planes.values() if np.isfinite(plane.scores_PRS).any()]
     if len(planes) < 2:
         return None
@@ -150,15 +157,15 @@ def metrics_figure(study: Study) -> Figure | None:
     planes.sort(key=lambda plane: measures.index(plane.metric.name.partition("_")[2]))  # splits side by side
     columns = 3 if any(plane.metric.name.startswith("robustness_") for plane in planes) else 4
     rows = math.ceil(len(planes) / columns)
-    figure = Figure(figsize=(9.6, 2.3 * rows), dpi=DPI, facecolor=PAPER)
+    figure = Figure(figsize=(9.6, 2.15 * rows), dpi=DPI, facecolor=PAPER)
     figure.subplots_adjust(
         left=0.05,
         right=0.985,
-        bottom=0.42 / (2.3 * rows),
-        top=1 - 0.42 / (2.3 * rows),
+        bottom=0.42 / (2.15 * rows),
+        top=1 - 0.42 / (2.15 * rows),
         wspace=0.22,
-        hspace=0.55,
-    )  # by hand: constrained layout of 18 planes costs 0.6 s
+        hspace=0.42,
+    )  # by hand: constrained layout of 18 planes is slow
     for index, plane in enumerate(planes):
         axes = figure.add_subplot(rows, columns, index + 1)
         means_PR = plane.mean_PR
@@ -172,8 +179,10 @@ def metrics_figure(study: Study) -> Figure | None:
         )
         low, high = number(float(finite.min()), plane.metric), number(float(finite.max()), plane.metric)
         axes.set_xlabel(f"{low} to {high}{_short_unit(plane)}; {_arrow(plane)}", fontsize=6.5, color=INK)
-        axes.set_ylabel("")
-        axes.tick_params(labelsize=6)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
     return figure
 
 
@@ -248,6 +257,29 @@ def _draw_curve(axes: Axes, plane: Plane, spread: Spread, colour: str, marker: s
         capsize=2.5,
         label=split,
     )
+
+
+def _cut_outliers(axes: Axes, study: Study, planes: list[Plane]) -> None:
+    """Where prompt-only went so wrong that it would flatten the curve, an arrow with its number instead."""
+    others = [index for index, ray in enumerate(study.chosen.rays) if math.isfinite(ray.ratio)]
+    values = np.concatenate([plane.scores_YS[others].ravel() for plane in planes])
+    values = values[np.isfinite(values)]
+    if not values.size or len(others) == len(study.chosen.rays):
+        return
+    low, high = float(values.min()), float(values.max())
+    margin = 0.08 * (high - low)
+    lowest, highest = axes.get_ylim()
+    if not margin or highest - lowest < 2.5 * (high - low):
+        return
+    axes.set_ylim(low - margin, high + margin)
+    means_Y = mean_over_seeds(study.chosen.scores_YS)
+    for index, ray in enumerate(study.chosen.rays):
+        mean = float(means_Y[index])
+        if math.isfinite(ray.ratio) or not math.isfinite(mean) or low - margin <= mean <= high + margin:
+            continue
+        edge, arrow, side = (high, "↑", "top") if mean > high else (low, "↓", "bottom")
+        text = f"{arrow} {number(mean, study.chosen.metric)}"
+        axes.text(ray.angle - 1.0, edge, text, fontsize=SMALL, color=INK, ha="right", va=side)
 
 
 def _draw_ratio_axis(axes: Axes, study: Study) -> None:

@@ -1,4 +1,4 @@
-"""The report's sections about all planes: what it cost, how it was made, how to repeat it, what words mean. Pure."""
+"""The report's sections about all planes: cost, protocol, commands and the meaning of words. Pure."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ _PARTS = {"training": "training_s", "evaluation": "evaluation_s", "setup": "setu
 
 
 def cost_section(table_: Table) -> Markup:
-    """Seconds, tokens per second and hours, by plane; a run that answers two planes is counted once in all."""
+    """Seconds, tokens per second and hours, by plane; a run that answers two planes counts once in all."""
     rows = [
         [group_name(group), *_cost_cells(_records(table_, table_.fingerprints(group)))]
         for group in table_.cells_by_group
@@ -90,7 +90,7 @@ def _protocol(table_: Table, group: Group) -> Markup:
 
 
 def _settings(specs: Sequence[RunSpec], part: str) -> str:
-    """The values of one part that all runs of the plane share; no paths, and no setting at its neutral value."""
+    """What all runs of the plane share in one part; no paths, and no setting at its neutral value."""
     configs = [getattr(spec.config, part) for spec in specs]
     unsaid = {
         item.name
@@ -173,8 +173,8 @@ def commands_section(sweep_command: str, analysis_command: str) -> Markup:
             tag("pre", f"{sweep_command}\n{analysis_command}"),
             tag(
                 "p",
-                "The first trains what is missing and is safe to repeat; the second reads records and writes this "
-                "folder. Add root= if the results are not in the default folder.",
+                "The first trains what is missing and is safe to repeat; the second reads records and "
+                "writes this folder. Add root= if the results are not in the default folder.",
                 class_="note",
             ),
         ]
@@ -213,8 +213,8 @@ def glossary_section(available: Iterable[str]) -> Markup:
             ),
             tag(
                 "p",
-                "region.json holds the same answer for programs (its schema heads analysis/summary.py); cells.csv and "
-                "cells.parquet hold one row for each cell.",
+                "region.json holds the same answer for programs (its schema heads analysis/summary.py); "
+                "cells.csv and cells.parquet hold one row for each cell.",
                 class_="note",
             ),
         ]

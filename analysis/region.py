@@ -2,8 +2,8 @@
 
 Letters: Y rays (distinct runs per seed), S seeds.
 
-The rule is deliberately simple and says so wherever it is shown: it isn't corrected for having chosen the best
-among Y rays. `least_coverage` states what that costs. A later rule takes a Plane and returns a Region too.
+The rule is deliberately simple and says so wherever it is shown: it isn't corrected for having chosen the
+best among Y rays. `least_coverage` states what that costs. A later rule takes a Plane and returns a Region.
 """
 
 import functools
@@ -25,8 +25,8 @@ LABEL = (
 class Spread:
     """Seed noise pooled over rays; NaN where nothing was measured twice. Units of the metric.
 
-    With three seeds the standard deviation of one ray has two degrees of freedom and is off by half as often as
-    not; pooled over 13 rays it has about 24. The price is the assumption that all rays are equally noisy.
+    With three seeds the standard deviation of one ray has two degrees of freedom and is often off by
+    half; pooled over 13 rays it has about 24. The price is the assumption that all rays are equally noisy.
     """
 
     seed: float  # s.d. of one run around its ray's mean
@@ -165,8 +165,8 @@ def least_coverage(num_rays: int, num_seeds: int, standard_errors: float, num_pl
 
     Simulated with normal noise, equal in all rays and independent between runs, from a fixed seed; the Monte
     Carlo error is about 0.01. NaN for one seed, where the rule gives nothing.
-    Note     For one comparison it is the familiar 0.95; with 13 rays, less: the best observed of many equals is
-             a lucky one, and the true best has to be compared with it.
+    Note     For one comparison it is the 0.977 of a one-sided interval; with 13 rays it is less, because the
+             best observed of many equals is a lucky one, and the true best is compared with it.
     """
     if num_seeds < 2 or num_rays < 2:
         return math.nan
@@ -178,7 +178,7 @@ def least_coverage(num_rays: int, num_seeds: int, standard_errors: float, num_pl
         residual = scores_YS - means_Y[:, None] - scores_YS.mean(axis=0) + means_Y.mean()
         variance = (residual**2).sum() / ((num_rays - 1) * (num_seeds - 1))
         kept += means_Y.max() - means_Y[0] <= standard_errors * math.sqrt(2 * variance / num_seeds)
-    return kept / num_planes
+    return float(kept / num_planes)
 
 
 def _best_ray(estimates: tuple[Estimate, ...], better: str) -> int | None:
@@ -196,7 +196,7 @@ def _why_none(estimates: tuple[Estimate, ...], best: int | None, spread: Spread)
     if sum(estimate.num_seeds > 0 for estimate in estimates) < 2:
         return "only one distinct run has finished, so there is nothing to compare it with"
     if not math.isfinite(spread.seed):
-        return "one seed only: without a second seed the noise is unknown, so neither a region nor a spread is given"
+        return "one seed only, so the noise is unknown and neither a region nor a spread can be given"
     return ""
 
 
@@ -204,13 +204,13 @@ def _method(spread: Spread, standard_errors: float, num_rays: int) -> str:
     label = LABEL.format(k=standard_errors, n=f"{num_rays} distinct runs") + ". "
     if spread.is_paired:
         return label + (
-            "The standard error of a difference comes from paired runs (the same seed means the same data order): "
+            "The standard error of a difference comes from paired runs (same seed, same data order): "
             "the standard deviation of the seed-by-seed differences, pooled over all pairs of distinct runs "
-            f"({spread.difference_freedom} degrees of freedom), divided by the root of the number of shared seeds"
+            f"({spread.difference_freedom} degrees of freedom), divided by the root of the number of seeds"
         )
     return label + (
-        "The standard error of a difference comes from the within-run seed standard deviation, pooled over distinct "
-        f"runs ({spread.seed_freedom} degrees of freedom), because no two of them share two seeds"
+        "The standard error of a difference comes from the seed standard deviation, pooled over "
+        f"distinct runs ({spread.seed_freedom} degrees of freedom), because no two of them share two seeds"
     )
 
 

@@ -17,7 +17,7 @@ from analysis.protocol import commands_section, cost_section, glossary_section, 
 from analysis.sections import overview, study_section
 from analysis.study import Study, make_studies
 from analysis.summary import region_summary
-from analysis.table import Table, flat_rows
+from analysis.table import Table
 from analysis.text import finding, group_name, plural, text_plane
 from train.files import to_json
 
@@ -158,17 +158,31 @@ def _best_command(study: Study, table: Table, commands: Mapping[str, str]) -> st
     return ""
 
 
-def _cell_files(rows: list[dict[str, Any]]) -> dict[str, bytes]:
-    """cells.csv and cells.parquet; an absent number is an empty field."""
+def _cell_files(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """cells.csv and cells.parquet; an absent number is an empty field, a whole number stays one."""
     import pandas
 
-    frame = pandas.DataFrame(flat_rows(rows))
+    columns = {name: _column([row.get(name) for row in rows]) for name in (rows[0] if rows else ())}
+    frame = pandas.DataFrame(
+        {name: pandas.array(values, dtype=kind) for name, (values, kind) in columns.items()}
+    )
     stream = io.BytesIO()
     frame.to_parquet(stream, index=False)
     return {
         "cells.csv": frame.to_csv(index=False, lineterminator="\n").encode("utf-8"),
         "cells.parquet": stream.getvalue(),
     }
+
+
+def _column(values: list[Any]) -> tuple[list[Any], str]:
+    """Values of one type, and pandas's name for it. A column of mixed types becomes text."""
+    kinds = {type(value) for value in values if value is not None}
+    for kind, name in ((bool, "boolean"), (int, "Int64"), (float, "Float64")):
+        if kinds == {kind}:
+            return values, name
+    if kinds and kinds <= {int, float}:
+        return [None if value is None else float(value) for value in values], "Float64"
+    return [None if value is None else str(value) for value in values], "string"
 
 
 def summary_text(report: Report) -> str:

@@ -1,27 +1,28 @@
 """The report's sections about one plane, as HTML values. Pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from analysis.comparisons import (
+    Figures,
+    all_metrics_section,
+    differences_section,
+    ratio_section,
+    rays_section,
+)
 from analysis.page import Markup, bullets, image, join, table, tag
 from analysis.study import EXPLORATORY, Study
 from analysis.table import Table
 from analysis.text import (
-    ABSENT,
-    cells_of,
-    direction,
     finding_sentences,
     group_name,
-    mark,
     number,
     pair,
     plural,
-    ratio,
     with_error,
 )
 from sweep.spec import Status
 
-Figures = Mapping[str, bytes]  # by role: plane, plane_test, difference, difference_test, ratio, metrics
 MAX_LISTED = 12
 
 
@@ -43,10 +44,10 @@ def study_section(
             _cautions(cautions),
             _plane(study, figures),
             _asked(table_, study),
-            _differences(study, figures),
-            _ratio(study, figures),
-            _rays(study),
-            _all_metrics(figures),
+            differences_section(study, figures),
+            ratio_section(study, figures),
+            rays_section(study),
+            all_metrics_section(figures),
             tag(
                 "p",
                 f"Left out to keep this page small, and in figures/: {', '.join(left_out)}.",
@@ -116,8 +117,8 @@ def overview(studies: Sequence[Study]) -> Markup:
             ),
             tag(
                 "p",
-                f"Weights are (prompt, response). Gains are {EXPLORATORY}. Each plane has its own best: the same "
-                "weights need not hold elsewhere.",
+                f"Weights are (prompt, response). Gains are {EXPLORATORY}. Each plane has its own best: the "
+                "same weights need not hold elsewhere.",
                 class_="note",
             ),
         ]
@@ -193,7 +194,7 @@ def _asked(table_: Table, study: Study) -> Markup:
             "distinct",
             f"{plural(num_rays, 'setting')} × {plural(num_seeds, 'seed')} = {plural(study.num_runs, 'run')}",
         ],
-        ["aliases", f"{study.num_cells - study.num_runs:,} cells are answered by another cell's run"],
+        ["aliases", f"{plural(study.num_cells - study.num_runs, 'cell')} answered by another cell's run"],
         ["finished", f"{study.num_finished:,} of {plural(study.num_runs, 'run')}"],
     ]
     rows += [[str(status), _names(names)] for status, names in study.absent.items()]
@@ -211,132 +212,3 @@ def _asked(table_: Table, study: Study) -> Markup:
 def _names(names: Sequence[str]) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return f"{len(names)}: {', '.join(names[:MAX_LISTED])}{more}"
-
-
-def _differences(study: Study, figures: Figures) -> Markup:
-    if study.conventional is None:
-        return tag(
-            "p", "Instruction tuning (0, 1) was not asked, so nothing is compared with it.", class_="note"
-        )
-    shown = [
-        image(
-            figures[role],
-            f"Heat map of differences to instruction tuning, {split}",
-            "Mean paired difference and its standard error. Brackets and grey: within "
-            f"{study.region.standard_errors:g} standard errors of zero.",
-        )
-        for role, split in (("difference", "validation"), ("difference_test", "test"))
-        if role in figures
-    ]
-    rows = []
-    for gain in study.gains:
-        plane = study.test if gain.split == "test" else study.chosen
-        if plane is not None:
-            rows.append(
-                [
-                    f"{gain.name.replace('_', ' ')} {pair(gain.of)} minus {pair(gain.over)}",
-                    gain.split,
-                    "0, the same run"
-                    if gain.is_same_ray
-                    else with_error(gain.difference, plane.metric, sign=True),
-                    gain.difference.num_seeds or ABSENT,
-                ]
-            )
-    return join(
-        [
-            tag("h3", "Difference to instruction tuning (0, 1)"),
-            tag("div", *shown, class_="figures"),
-            table(
-                [
-                    "difference",
-                    "split",
-                    f"{study.chosen.metric.unit} ({direction(study.chosen.metric)})",
-                    "shared seeds",
-                ],
-                rows,
-                numeric=(2, 3),
-            )
-            if rows
-            else "",
-            tag(
-                "p",
-                f"{EXPLORATORY.capitalize()}. On validation the best is flattered by having been chosen there.",
-                class_="note",
-            ),
-        ]
-    )
-
-
-def _ratio(study: Study, figures: Figures) -> Markup:
-    if "ratio" not in figures:
-        return Markup("")
-    caption = "One point for each distinct run, one dot for each seed."
-    if study.region.members_Y is not None and not study.all_equal:
-        caption += " Red bands: the provisional region."
-    return join(
-        [
-            tag("h3", "Along the ratio"),
-            image(figures["ratio"], "Curve over the ratio of the weights", caption, wide=True),
-        ]
-    )
-
-
-def _rays(study: Study) -> Markup:
-    region, plane = study.region, study.chosen
-    rows, classes = [], []
-    for index, ray in enumerate(plane.rays):
-        estimate = region.estimates[index]
-        others = [pair(cell) for cell in cells_of(plane, ray)[:-1]]
-        test = (
-            ""
-            if study.test_estimates is None or study.test is None
-            else with_error(study.test_estimates[index], study.test.metric)
-        )
-        is_member = region.members_Y is not None and bool(region.members_Y[index])
-        rows.append(
-            [
-                pair((ray.prompt_weight, ray.response_weight)),
-                mark(study, index),
-                ratio(ray),
-                with_error(estimate, plane.metric),
-                test,
-                estimate.num_seeds,
-                ("yes" if is_member else "undecided" if region.undecided_Y[index] else "no")
-                if region.members_Y is not None
-                else "",
-                " ".join(others),
-            ]
-        )
-        classes.append(
-            " ".join(name for name, said in (("best", index == region.best), ("member", is_member)) if said)
-        )
-    headers = ["weights", "", "ratio", f"{plane.metric.title}", "test", "seeds", "in region", "also answers"]
-    return join(
-        [
-            tag("h3", "Every distinct setting"),
-            table(headers, rows, numeric=(2, 3, 4, 5), classes=classes),
-            tag(
-                "p",
-                f"Mean ± standard error over seeds (pooled), {plane.metric.unit}. Weights are "
-                "(prompt, response).",
-                class_="note",
-            ),
-        ]
-    )
-
-
-def _all_metrics(figures: Figures) -> Markup:
-    if "metrics" not in figures:
-        return Markup("")
-    return join(
-        [
-            tag("h3", "All metrics"),
-            image(
-                figures["metrics"],
-                "Small heat maps of every metric on record",
-                "Each with its own colours, for the shape; numbers are in cells.csv. The outline is the region of "
-                "the metric that chose, for comparison.",
-                wide=True,
-            ),
-        ]
-    )

@@ -41,7 +41,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One model, dataset and settings. `test`, `test_estimates` are None if the measure isn't on record for test."""
+    """One model, dataset and settings. `test` is None if the measure isn't on record for it."""
 
     planes: Mapping[str, Plane]  # every metric on record, selection first
     chosen: Plane

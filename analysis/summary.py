@@ -8,10 +8,10 @@
       num_cells, num_rays, num_runs, num_finished, absent {status: count}
       num_seeds                       asked
       best                            ray, or absent if no run has finished
-      members                         rays of the provisional region, the best included; absent without a region
+      members                         rays of the provisional region, best included; absent without one
       why_no_region                   only without a region
       method                          how members were found, and what it isn't corrected for
-      least_coverage                  share of simulated all-equal planes in which the rule keeps the true best
+      least_coverage                  share of simulated all-equal planes whose true best is kept
       pooled_seed_standard_deviation, pooled_difference_standard_deviation, *_degrees_of_freedom
       base, conventional, instruction_modelling    their scores; `base` has a score only
       gains                           [{name, split, of, over, mean, standard_error, num_seeds, status}]

@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from sweep.spec import Plan, PlannedBase, PlannedCell, RunSpec, Settings, Status
 from train.errors import ConfigError, UserError
@@ -20,7 +19,7 @@ class AnalysisError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A plan and what is known of its runs. Every run of the plan has a status; a finished one has a record."""
+    """A plan and what is known of its runs. Every run has a status; a finished one has a record."""
 
     plan: Plan
     spec_by_fingerprint: Mapping[str, RunSpec]
@@ -77,7 +76,7 @@ def make_table(
 ) -> Table:
     """Join by fingerprint. Records of other plans are left out; a run without a status is PLANNED.
 
-    A finished record counts as finished whatever `statuses` says: the record is the fact, the status a view of it.
+    A finished record counts as finished whatever `statuses` says: the record is the fact.
     """
     cells: dict[Group, list[PlannedCell]] = {}
     for planned in plan.cells:
@@ -112,8 +111,8 @@ def make_table(
 def choose_metric(table: Table, asked: str | None) -> Metric:
     """The metric that selects: what was asked, or the first preferred one on record.
 
-    Raises   ConfigError for a name that isn't a validation metric with a direction; AnalysisError if no record
-             holds it. Test metrics are refused on purpose: what chooses can't also judge.
+    Raises   ConfigError for a name that isn't a validation metric with a direction; AnalysisError if no
+             record holds it. Test metrics are refused on purpose: what chooses can't also judge.
     """
     selectable = [
         name for name, metric in METRICS.items() if name.startswith("validation_") and metric.better != "none"
@@ -157,18 +156,3 @@ def _refuse_metric(asked: str, selectable: list[str]) -> ConfigError:
         f"one of {', '.join(selectable)}",
         f"did you mean {' or '.join(near)}?" if near else "",
     )
-
-
-def flat_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows for a file: mappings become `group.key` columns, an absent number an absent key; order kept."""
-    flat = []
-    for row in rows:
-        cells: dict[str, Any] = {}
-        for key, value in row.items():
-            if isinstance(value, Mapping):
-                prefix = "" if key == "metrics" else f"{key}."
-                cells.update({f"{prefix}{inner}": value[inner] for inner in sorted(value)})
-            else:
-                cells[key] = str(value) if isinstance(value, Status) else value
-        flat.append(cells)
-    return flat

@@ -129,7 +129,7 @@ def _told_apart(study: Study) -> str:
     done = int((~region.undecided_Y).sum())
     if len(members) == 1:
         return (
-            f"all {done - 1} other distinct settings are more than {region.standard_errors:g} standard errors "
+            f"all {done - 1} other distinct settings are over {region.standard_errors:g} standard errors "
             "behind"
         )
     ordered = sorted(members, key=lambda ray: ray.angle)
@@ -149,7 +149,10 @@ def _convention_sentence(study: Study) -> str:
         or not members[conventional]
     ):
         return ""
-    return "Instruction tuning (0, 1) is among them: no sign here that weighting the prompt helps."
+    return (
+        "Instruction tuning (0, 1) is among them: validation gives no clear sign that weighting the prompt "
+        "helps."
+    )
 
 
 def _test_sentence(study: Study) -> str:
@@ -160,7 +163,7 @@ def _test_sentence(study: Study) -> str:
     sign = 1 if metric.better == "higher" else -1
     how = "better" if sign * difference.mean > 0 else "worse"
     if not abs(difference.mean) > study.region.standard_errors * difference.standard_error:  # NaN: one seed
-        how = "not resolved" if math.isfinite(difference.standard_error) else f"{how}, by an unknown error"
+        how = "not resolved" if math.isfinite(difference.standard_error) else f"{how}, with unknown error"
     return (
         f"On test its difference to instruction tuning {pair(CONVENTIONAL)} is "
         f"{with_error(difference, metric, sign=True)} {metric.unit}: {how} ({EXPLORATORY})."
@@ -198,6 +201,7 @@ def text_plane(study: Study) -> str:
                 continue
             is_member = region.members_Y is not None and region.members_Y[ray]
             sign = "*" if ray == region.best else "+" if is_member else " "
+            sign = " " if study.all_equal else sign
             value = float(means_PR[p, r])
             cells.append(f"{number(value, plane.metric) if math.isfinite(value) else '-'}{sign}")
         lines.append(

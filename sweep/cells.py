@@ -1,4 +1,4 @@
-"""A sweep as a table: one row per cell, also where there is no record. Pure; the data frame is made elsewhere."""
+"""A sweep as a table: one row per cell, recorded or not. Pure; the data frame is made elsewhere."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,9 @@ Row = dict[str, Any]
 
 
 def cell_rows(plan: Plan, records: Mapping[str, RunRecord], states: Mapping[str, RunState]) -> list[Row]:
-    """Axes, run, status and numbers of every base model (weights 0, 0) and cell, all rows with the same columns.
+    """Axes, run, status and numbers of every base model (weights 0, 0) and cell, all with the same columns.
 
-    A row of an alias repeats the numbers of the run that answers it. canonical_*: the weights that were trained.
+    The row of an alias repeats the numbers of the run that answers it. canonical_*: the weights trained.
     An absent number is None, never 0. Settings are columns under their full key, such as train.learning_rate.
     """
     specs = {spec.fingerprint: spec for spec in plan.runs}
@@ -23,8 +23,8 @@ def cell_rows(plan: Plan, records: Mapping[str, RunRecord], states: Mapping[str,
         rows.append(row | _answer(specs[base.fingerprint], records, states))
     for planned in plan.cells:
         cell = planned.cell
-        row = _row(cell.model, cell.dataset, cell.prompt_weight, cell.response_weight, cell.seed, cell.settings,
-                   is_alias=planned.is_alias, is_base=False)
+        row = _row(cell.model, cell.dataset, cell.prompt_weight, cell.response_weight, cell.seed,
+                   cell.settings, is_alias=planned.is_alias, is_base=False)
         rows.append(row | _answer(specs[planned.fingerprint], records, states))
     last = {name for record in records.values() for name in (*record.counts, *record.metrics)}
     columns = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name in last)
@@ -33,8 +33,8 @@ def cell_rows(plan: Plan, records: Mapping[str, RunRecord], states: Mapping[str,
 
 def _row(model: str, dataset: str, prompt_weight: float, response_weight: float, seed: int | None,
          settings: Settings, *, is_alias: bool, is_base: bool) -> Row:
-    return {"model": model, "dataset": dataset, "prompt_weight": prompt_weight, "response_weight": response_weight,
-            "seed": seed, **dict(settings), "is_base": is_base, "is_alias": is_alias}
+    return {"model": model, "dataset": dataset, "prompt_weight": prompt_weight,
+            "response_weight": response_weight, "seed": seed, **dict(settings), "is_base": is_base, "is_alias": is_alias}
 
 
 def _answer(spec: RunSpec, records: Mapping[str, RunRecord], states: Mapping[str, RunState]) -> Row:
@@ -46,7 +46,8 @@ def _answer(spec: RunSpec, records: Mapping[str, RunRecord], states: Mapping[str
     record = records.get(spec.fingerprint)
     if record is None:
         return answer
-    return answer | {"training_s": record.training_s, "evaluation_s": record.evaluation_s, "setup_s": record.setup_s,
-                     "tokens_per_s": record.tokens_per_s, "num_steps": record.num_steps,
-                     "final_train_loss": record.final_train_loss, "parameters_sha256": record.parameters_sha256,
+    return answer | {"training_s": record.training_s, "evaluation_s": record.evaluation_s,
+                     "setup_s": record.setup_s, "tokens_per_s": record.tokens_per_s,
+                     "num_steps": record.num_steps, "final_train_loss": record.final_train_loss,
+                     "parameters_sha256": record.parameters_sha256,
                      **dict(sorted(record.counts.items())), **dict(sorted(record.metrics.items()))}

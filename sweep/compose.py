@@ -197,12 +197,15 @@ def _adjustments(cell: Cell, adjust: Mapping[str, Any], taken: set[str]) -> dict
 
 
 def _apply_grid_trees(grid: dict[str, Any], trees: Sequence[Override]) -> None:
+    """grid.axes={...} replaces all axes, grid.axes.train.epochs=[...] one; likewise grid.cells.only=[...]."""
     for override in trees:
-        _, part, *axis = override.key.split(".", 2)
-        if axis:  # grid.axes.train.learning_rate=[1e-3, 3e-3]
-            grid[part] = {**(grid.get(part) or {}), axis[0]: override.value}
-        else:
-            grid[part] = override.value
+        place, (_, *path) = grid, override.key.split(".", 2)
+        if path[0] == "cells" and len(path) == 2:  # operators and filters hold no dots, axes do
+            path = ["cells", *path[1].split(".", 1)]
+        for name in path[:-1]:
+            part = place.get(name)
+            place[name] = place = dict(part) if isinstance(part, Mapping) else {}
+        place[path[-1]] = override.value
 
 
 def _apply_choices(grid: dict[str, Any], overrides: Sequence[Override]) -> None:
@@ -216,6 +219,10 @@ def _apply_choices(grid: dict[str, Any], overrides: Sequence[Override]) -> None:
                 f"{said[group].text} and {said[f'grid.{group}s'].text} contradict each other",
                 "one of them",
                 f"say grid.{group}s=[...] alone",
+            )
+        if said[group].text.startswith("~"):
+            raise ComposeError(
+                f"{said[group].text} leaves the runs without one", "a name", f"say {group}=NAME"
             )
         if not isinstance(said[group].value, str):
             raise ComposeError(

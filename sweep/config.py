@@ -4,6 +4,7 @@ The runs' own configuration is not in here: it is composed for each cell (see `s
 """
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -104,13 +105,13 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
     if launcher.get("slots") == "auto":
         launcher["slots"] = None
     for key in ("root", "name"):
-        if values[key] is not None and not isinstance(values[key], str | int):
-            raise ConfigError(
-                f"{key}={values[key]!r} has the wrong type", "a text", f"set {key} to such a value"
-            )
+        value = values[key]
+        is_text = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+        if not is_text and not (key == "name" and value is None):
+            raise ConfigError(f"{key}={value!r} names no folder", "a text", f"set {key}=my_{key}")
     return SweepConfig(
         action=values["action"],
-        root=str(values["root"]),
+        root=os.path.expanduser(str(values["root"])),
         name=str(values["name"] or grid.name),
         grid=grid,
         launcher=build(LauncherConfig, launcher, "launcher."),
@@ -141,14 +142,14 @@ def grid_config_from_dict(values: Mapping[str, Any]) -> GridConfig:
                 "keys and values",
                 f"say 'grid.{key}={{train.learning_rate: [1e-3, 3e-3]}}'" if key == "axes" else "",
             )
-    collapse = values.get("collapse") or "none"  # YAML and Hydra read none as a text, null as nothing
+    collapse = values.get("collapse", "rays") or "none"  # null means none, too
     if collapse not in ("rays", "none"):
         raise ConfigError(f"grid.collapse={collapse!r}", "rays or none", "say grid.collapse=none")
     return GridConfig(
         name=str(values["name"]),
         models=_names(values, "models"),
         datasets=_names(values, "datasets"),
-        seeds=_sequence(values.get("seeds")),
+        seeds=_sequence(values["seeds"] if values.get("seeds") is not None else 0),
         cells=values.get("cells"),
         collapse=collapse,
         **trees,

@@ -1,8 +1,8 @@
 """Keep workers alive until every run of a plan is finished or has failed; show how far it is.
 
-The controller decides nothing that must survive it: kill it and the workers go on, start it again and it joins
-them. Only one per sweep, the holder of controller.lock, starts workers; a second one watches, and takes over
-when the first dies.
+The controller decides nothing that must survive it: kill it and the workers go on, start it again and it
+joins them. Only one per sweep, the holder of controller.lock, starts workers; a second one watches, and takes
+over when the first dies.
 """
 
 import contextlib
@@ -162,14 +162,17 @@ class Controller:
                 f"{failure.message}. The rest stays planned.")
 
     def _tend_workers(self) -> str:
-        """Start as many workers as there are free slots and unclaimed runs; say why not, if that makes no sense."""
+        """As many workers as there are free slots and unclaimed runs; says why not, if that makes no sense."""
         held = holders(self.folder.root)
         registered = {holder.job for holder in held.values()}
-        if problem := self._bury([job for job in self._jobs if not job.is_alive() and job.number not in registered]):
+        without_slot = [job for job in self._jobs if job.number not in registered]
+        starting = [job for job in without_slot if job.is_alive()]
+        if problem := self._bury([job for job in without_slot if job not in starting]):
             return problem
-        starting = [job for job in self._jobs if job.is_alive() and job.number not in registered]
-        busy = {state.owner.pid for state in self.states.values() if state.status is Status.RUNNING and state.owner}
-        num_idle = sum(holder.sweep == self.folder.name and holder.owner.pid not in busy for holder in held.values())
+        busy = {state.owner.pid for state in self.states.values()
+                if state.status is Status.RUNNING and state.owner}
+        ours = [holder for holder in held.values() if holder.sweep == self.folder.name]
+        num_idle = sum(holder.owner.pid not in busy for holder in ours)
         num_claimable = sum(state.status in CLAIMABLE for state in self.states.values())
         taken = set(held) | {job.slot for job in starting}
         free = [slot for slot in range(self.launch.num_slots)

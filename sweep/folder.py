@@ -1,4 +1,4 @@
-"""The folder of one sweep: its plan, links to its runs, its workers' files. Facts about runs are in the ledger.
+"""The folder of one sweep: its plan, links to its runs, its workers' files. What runs did is in the ledger.
 
     <root>/<sweep>/plan.json            what was asked and what is needed
                    runs/<run_id>        a link into <root>/.runs, as runs are shared by all sweeps of a root
@@ -16,7 +16,9 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sweep.errors import LedgerError
 from sweep.plan import plan_from_dict, plan_to_dict
@@ -29,7 +31,7 @@ _CAUSES = {
     errno.EROFS: ("a writable file system", "set root= to a folder you may write to"),
     errno.EACCES: ("a folder you may write to", "set root=/another/folder"),
     errno.EPERM: ("a file system with hard links and symbolic links", "set root= to a folder on such a disk"),
-    errno.ENOTSUP: ("a file system with hard links, symbolic links and locks", "set root= to a folder on such a disk"),
+    errno.ENOTSUP: ("a file system with links and locks", "set root= to a folder on such a disk"),
     errno.ENOLCK: ("a file system with locks", "set root= to a folder on such a disk"),
     errno.ENOTDIR: ("a folder", "set root=/another/folder"),
     errno.EEXIST: ("a folder", "set root=/another/folder"),
@@ -67,14 +69,14 @@ class SweepFolder:
         write_json_atomic(self.stop_path, {"time": time.time()})
 
     def was_stopped_after(self, moment: float) -> bool:
-        """Whether somebody asked to stop after `moment` (seconds since 1970). An old request is no request."""
+        """Whether somebody asked to stop after `moment` (seconds since 1970). An old request is none."""
         try:
             return self.stop_path.stat().st_mtime > moment
         except FileNotFoundError:
             return False
 
     def write_plan(self, plan: Plan) -> bool:
-        """Make `plan` the sweep's; False if it already was. A different question's plan and report are set aside."""
+        """Make `plan` the sweep's; False if it was. A different question's plan and report are set aside."""
         values = json.loads(json.dumps(plan_to_dict(plan)))
         old = read_json(self.plan_path)
         if old == values:
@@ -127,7 +129,7 @@ def check_root(root: Path | str) -> None:
         probe.mkdir()
         _try_everything(probe)
     except OSError as error:
-        expected, fix = _CAUSES.get(error.errno or 0, ("a folder that can hold results", "set root=/another/folder"))
+        expected, fix = _CAUSES.get(error.errno or 0, ("a folder for results", "set root=/another/folder"))
         raise LedgerError(f"root={root} can't hold results: {error.strerror}", expected, fix) from error
     finally:
         with contextlib.suppress(OSError):
@@ -148,7 +150,7 @@ def _try_everything(probe: Path) -> None:
     os.replace(probe / "hard", probe / "renamed")
 
 
-def _runs_of(plan: dict) -> set[str]:
+def _runs_of(plan: Mapping[str, Any]) -> set[str]:
     return {str(run.get("fingerprint")) for run in plan.get("runs", ()) if isinstance(run, dict)}
 
 

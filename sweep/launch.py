@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sweep.attempts import tail
 from sweep.claims import process_lives, process_start
 from sweep.errors import LaunchError
-from sweep.ledger import MAX_ATTEMPTS, tail
+from sweep.ledger import MAX_ATTEMPTS
 
 TIMEOUT_MIN = 365 * 24 * 60  # a worker ends when its work does
 CHECKOUT = Path(__file__).parents[1]
@@ -71,7 +72,8 @@ class Job:
 
 def start_workers(launch: Launch, slots: Sequence[int]) -> list[Job]:
     """Start one worker per slot number; they look for work by themselves. Raises LaunchError."""
-    folder = Path(launch.root, launch.sweep, "workers").absolute() / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    name = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    folder = Path(launch.root, launch.sweep, "workers", name).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     request = {"launch": asdict(launch), "slots": list(slots), "folder": str(folder)}
     finished = subprocess.run(
@@ -83,12 +85,13 @@ def start_workers(launch: Launch, slots: Sequence[int]) -> list[Job]:
         words = " | ".join(finished.stderr.strip().splitlines()[-3:])
         raise LaunchError(f"no worker could be started: {words}", "a working submitit",
                           "try: python -c 'import submitit'") from None
-    return [Job(slot=slot, pid=pid, process_start=process_start(pid) or "gone", folder=str(folder),
+    absent = "gone" if Path("/proc/self").exists() else ""
+    return [Job(slot=slot, pid=pid, process_start=process_start(pid) or absent, folder=str(folder),
                 started_at=time.time()) for slot, pid in zip(slots, pids, strict=True)]
 
 
-def visible_gpus(environment: Mapping[str, str] = os.environ, proc: Path = Path("/proc/driver/nvidia/gpus")) \
-        -> tuple[str, ...]:
+def visible_gpus(environment: Mapping[str, str] = os.environ,
+                 proc: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
     """The devices we may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
@@ -133,8 +136,8 @@ def _submit(launch: Launch, slots: Sequence[int], folder: str) -> list[int]:
     pids = []
     for slot in slots:
         gpu = launch.gpus[slot % len(launch.gpus)] if launch.gpus else ""
-        job = executor.submit(work, str(Path(launch.root).absolute()), launch.sweep, slot, gpu, launch.num_threads,
-                              launch.max_attempts, launch.trainer)
+        job = executor.submit(work, str(Path(launch.root).absolute()), launch.sweep, slot, gpu,
+                              launch.num_threads, launch.max_attempts, launch.trainer)
         pids.append(int(job.job_id))
     return pids
 
@@ -149,7 +152,8 @@ def _main() -> None:
         os.dup2(nothing, number)
     try:
         values = request["launch"]
-        pids = _submit(Launch(**{**values, "gpus": tuple(values["gpus"])}), request["slots"], request["folder"])
+        launch = Launch(**{**values, "gpus": tuple(values["gpus"])})
+        pids = _submit(launch, request["slots"], request["folder"])
         json.dump(pids, answer)
         answer.close()
     except Exception as error:

@@ -18,32 +18,22 @@ with deletion (who deletes a dead owner's lock may delete a living one's), and s
 
 import dataclasses
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.attempts import Heartbeat, attempts_in, believed_record, read_heartbeat, tail
 from sweep.claims import Owner, is_alive, owner_from_dict, this_process
 from sweep.spec import Status
 from train.files import read_json, write_json_atomic, write_json_exclusive
-from train.record import Failure, RunRecord, record_from_dict, record_to_dict
+from train.record import Failure, RunRecord, record_to_dict
 
 MAX_ATTEMPTS = 5  # deaths in a row, none getting further than the one before, until a run counts as failed
 BEAT_EVERY_S = 2.0
 CLAIMABLE = (Status.PLANNED, Status.INTERRUPTED, Status.LOST)
 
-_ATTEMPT_FILE = re.compile(r"(\d{4,})\.(json|heartbeat|failure\.json|released|retry)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heartbeat:
-    """How far an attempt came, and when it said so (seconds since 1970)."""
-
-    step: int
-    num_steps: int
-    time: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +69,7 @@ class Ledger:
     def record(self, fingerprint: str) -> RunRecord | None:
         """The finished run's record; None unless it is whole, of this version and of this run."""
         if fingerprint not in self._records:
-            record = _believed(self.folder(fingerprint) / "record.json", fingerprint)
+            record = believed_record(self.folder(fingerprint) / "record.json", fingerprint)
             if record is None or record.outcome != "finished":
                 return None
             self._records[fingerprint] = record
@@ -130,11 +120,12 @@ class Ledger:
         state = self.status(fingerprint)
         if state.status is not Status.FAILED:
             return False
-        return write_json_exclusive(self.attempt_path(fingerprint, state.attempt, "retry"), {"time": time.time()})
+        path = self.attempt_path(fingerprint, state.attempt, "retry")
+        return write_json_exclusive(path, {"time": time.time()})
 
     def last_attempt(self, fingerprint: str) -> int:
         """The highest attempt there is; 0 for none."""
-        return max(_attempts(self.folder(fingerprint)), default=0)
+        return max(attempts_in(self.folder(fingerprint)), default=0)
 
     def _existing(self, fingerprints: Iterable[str]) -> list[str]:
         try:
@@ -144,13 +135,13 @@ class Ledger:
         return [fingerprint for fingerprint in fingerprints if fingerprint in names]
 
     def _unfinished_state(self, fingerprint: str) -> RunState:
-        files = _attempts(self.folder(fingerprint))
+        files = attempts_in(self.folder(fingerprint))
         if not files:
             return PLANNED
         attempt = max(files)
         kinds = files[attempt]
         owner = owner_from_dict(read_json(self.attempt_path(fingerprint, attempt, "json")))
-        heartbeat = self._heartbeat(fingerprint, attempt) if "heartbeat" in kinds else None
+        heartbeat = read_heartbeat(self.attempt_path(fingerprint, attempt, "heartbeat"))
 
         def state(status: Status, failure: Failure | None = None) -> RunState:
             return RunState(status=status, attempt=attempt, owner=owner, heartbeat=heartbeat, failure=failure)
@@ -163,7 +154,7 @@ class Ledger:
             return state(Status.INTERRUPTED)
         if owner is not None and is_alive(owner, lambda: self._silence_s(fingerprint, attempt)):
             return state(Status.RUNNING)
-        if _attempts(self.folder(fingerprint)) != files or self.record(fingerprint) is not None:
+        if attempts_in(self.folder(fingerprint)) != files or self.record(fingerprint) is not None:
             return self.status(fingerprint)  # its last word came between our two looks
         deaths = self._deaths_in_a_row(fingerprint, files)
         if deaths >= self.max_attempts:
@@ -179,22 +170,15 @@ class Ledger:
         for attempt in sorted(files, reverse=True):
             if files[attempt] & {"retry", "failure.json", "released"}:
                 break
-            heartbeat = self._heartbeat(fingerprint, attempt) if "heartbeat" in files[attempt] else None
+            heartbeat = read_heartbeat(self.attempt_path(fingerprint, attempt, "heartbeat"))
             step = heartbeat.step if heartbeat else 0
             if step_after is not None and step < step_after:
                 break
             deaths, step_after = deaths + 1, step
         return deaths
 
-    def _heartbeat(self, fingerprint: str, attempt: int) -> Heartbeat | None:
-        values = read_json(self.attempt_path(fingerprint, attempt, "heartbeat")) or {}
-        try:
-            return Heartbeat(step=int(values["step"]), num_steps=int(values["num_steps"]), time=float(values["time"]))
-        except (KeyError, TypeError, ValueError):
-            return None
-
     def _failure(self, fingerprint: str, attempt: int) -> Failure:
-        record = _believed(self.attempt_path(fingerprint, attempt, "failure.json"), fingerprint)
+        record = believed_record(self.attempt_path(fingerprint, attempt, "failure.json"), fingerprint)
         if record is None or record.failure is None:
             return Failure(kind="unreadable", message=f"the failure of attempt {attempt} can't be read")
         return record.failure
@@ -205,7 +189,7 @@ class Ledger:
                                              f"{last_line[:200]}")
 
     def _silence_s(self, fingerprint: str, attempt: int) -> float:
-        """How long an owner elsewhere has been silent, by the file system's clock alone: machines' clocks differ."""
+        """How long an owner elsewhere has been silent, by the file system's clock: machines' clocks differ."""
         last = 0.0
         for suffix in ("json", "heartbeat"):
             try:
@@ -246,12 +230,13 @@ class Claim:
         """Say how far the run came; cheap enough to call at every step."""
         if force or time.monotonic() - self._last_beat >= BEAT_EVERY_S:
             self._last_beat = time.monotonic()
-            write_json_atomic(self.path("heartbeat"), {"step": step, "num_steps": num_steps, "time": time.time()})
+            write_json_atomic(self.path("heartbeat"),
+                              {"step": step, "num_steps": num_steps, "time": time.time()})
 
     def commit(self, record: RunRecord) -> bool:
         """Make the finished run's record final; False if the run is somebody else's by now."""
         if record.fingerprint != self.fingerprint or record.outcome != "finished":
-            raise ValueError(f"not the record of a finished {self.fingerprint}: {record.run_id}, {record.outcome}")
+            raise ValueError(f"{record.run_id}, {record.outcome}: not the record of a finished {self.fingerprint}")
         if self.is_fenced():
             return False
         path = self.folder / "record.json"
@@ -259,7 +244,8 @@ class Claim:
             return True
         if self.ledger.record(self.fingerprint) is not None:
             return False
-        path.rename(path.with_name(f"record.unreadable-{self.attempt:04d}.json"))  # half or foreign; kept, not believed
+        # Half written, foreign, or of a later version: kept, but not believed.
+        path.rename(path.with_name(f"record.unreadable-{self.attempt:04d}.json"))
         return write_json_exclusive(path, record_to_dict(record))
 
     def fail(self, record: RunRecord) -> None:
@@ -269,34 +255,3 @@ class Claim:
     def release(self) -> None:
         """Give the run back, to be continued from its checkpoint by anybody."""
         write_json_exclusive(self.path("released"), {"time": time.time()})
-
-
-def tail(path: Path, num_lines: int) -> list[str]:
-    """The last lines with something in them; [] if there is no such file."""
-    try:
-        with open(path, "rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - 65536))
-            text = stream.read().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()][-num_lines:]
-
-
-def _attempts(folder: Path) -> dict[int, set[str]]:
-    """Which files each attempt has; attempts without a claim file aren't any."""
-    files: dict[int, set[str]] = {}
-    try:
-        names = os.listdir(folder / "attempts")
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    for name in names:
-        if match := _ATTEMPT_FILE.fullmatch(name):
-            files.setdefault(int(match[1]), set()).add(match[2])
-    return {attempt: kinds for attempt, kinds in files.items() if "json" in kinds}
-
-
-def _believed(path: Path, fingerprint: str) -> RunRecord | None:
-    values = read_json(path)
-    record = record_from_dict(values) if values is not None else None
-    return record if record is not None and record.fingerprint == fingerprint else None

@@ -1,4 +1,4 @@
-"""What people see: live progress on a terminal, plain lines elsewhere, and one screen of status. No decisions."""
+"""What people see: live progress on a terminal, plain lines elsewhere, one screen of status. No decisions."""
 
 import json
 import sys
@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from sweep.attempts import tail
 from sweep.duration import Estimate, estimate_text, kind_of
-from sweep.ledger import Ledger, RunState, tail
+from sweep.ledger import Ledger, RunState
 from sweep.spec import Plan, RunSpec, Status
 
 if TYPE_CHECKING:
@@ -35,10 +36,9 @@ class View(Protocol):
         ...
 
 
-def make_view(ledger: Ledger, stream: TextIO | None = None) -> View:
+def make_view(ledger: Ledger) -> View:
     """Live progress on a terminal, plain lines elsewhere."""
-    stream = stream or sys.stdout
-    return LiveView(ledger) if stream.isatty() else PlainView(stream)
+    return LiveView(ledger) if sys.stdout.isatty() else PlainView(sys.stdout)
 
 
 class PlainView:
@@ -82,7 +82,7 @@ class LiveView:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Give the terminal back."""
@@ -107,14 +107,16 @@ def step_text(state: RunState) -> str:
 
 
 def last_numbers(ledger: Ledger, fingerprint: str) -> str:
-    """The latest numbers a run wrote to its events: a validation metric if there is one, else its training loss."""
+    """The latest number in a run's events: a validation metric if there is one, else its training loss."""
     for line in reversed(tail(ledger.folder(fingerprint) / "events.jsonl", 20)):
         try:
             event = json.loads(line)
         except json.JSONDecodeError:  # a run's last line may be half written
             continue
+        if not isinstance(event, dict):
+            continue
         names = [name for name in event if name.startswith("validation_")] or ["train_loss"]
-        if isinstance(event, dict) and isinstance(event.get(names[0]), int | float):
+        if isinstance(event.get(names[0]), int | float):
             return f"{names[0].replace('_', ' ')} {event[names[0]]:.4g}"
     return ""
 
@@ -146,7 +148,8 @@ def aligned(table: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
 
 def status_lines(plan: Plan, states: Mapping[str, RunState], estimate: Estimate | None) -> list[str]:
     """One screen for any number of runs."""
-    lines = [f"{plan.name}: {len(plan.cells)} cells, {len(plan.runs)} runs", *aligned(status_counts(plan, states))]
+    lines = [f"{plan.name}: {len(plan.cells)} cells, {len(plan.runs)} runs"]
+    lines += aligned(status_counts(plan, states))
     lines += _some("in flight", [f"{spec.run_id}  {step_text(state)}"
                                  for spec, state in _with_status(plan, states, Status.RUNNING)])
     lines += _some("failed", [f"{spec.run_id}  {reason(state)}"
@@ -165,8 +168,10 @@ def reason(state: RunState) -> str:
     return text if len(text) <= 140 else f"{text[:137]}..."
 
 
-def _with_status(plan: Plan, states: Mapping[str, RunState], status: Status) -> list[tuple[RunSpec, RunState]]:
-    return [(spec, states[spec.fingerprint]) for spec in plan.runs if states[spec.fingerprint].status is status]
+def _with_status(plan: Plan, states: Mapping[str, RunState],
+                 status: Status) -> list[tuple[RunSpec, RunState]]:
+    pairs = [(spec, states[spec.fingerprint]) for spec in plan.runs]
+    return [(spec, state) for spec, state in pairs if state.status is status]
 
 
 def _some(title: str, lines: list[str]) -> list[str]:

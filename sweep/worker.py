@@ -1,8 +1,8 @@
 """A worker: a process that claims runs of a plan one after another and trains them, until none is left.
 
-It talks to nobody. What it reads is the plan and the ledger, what it writes is the ledger, so the process that
-started it may die, be replaced or be joined by others. It is the one place of `sweep` that imports torch, and
-only once it has a run to train.
+It talks to nobody. What it reads is the plan and the ledger, what it writes is the ledger, so the process
+that started it may die, be replaced or be joined by others. It is the one place of `sweep` that imports torch,
+and only once it has a run to train.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,8 +43,8 @@ class RunOne(Protocol):
                  on_progress: Callable[[int, int], None]) -> RunRecord: ...
 
 
-def work(root: str, sweep: str, slot: int, gpu: str = "", num_threads: int = 1, max_attempts: int = MAX_ATTEMPTS,
-         trainer: str = TRAINER) -> int:
+def work(root: str, sweep: str, slot: int, gpu: str = "", num_threads: int = 1,
+         max_attempts: int = MAX_ATTEMPTS, trainer: str = TRAINER) -> int:
     """The life of a worker process. Primitive arguments only: they are all that is pickled.
 
     gpu: the one device to see, as CUDA_VISIBLE_DEVICES has it; "" for none.
@@ -58,8 +58,8 @@ def work(root: str, sweep: str, slot: int, gpu: str = "", num_threads: int = 1, 
     _detach(stop)
     os.environ.update(CUDA_VISIBLE_DEVICES=gpu, WEIGHT_SWEEP_NAME=sweep,
                       OMP_NUM_THREADS=str(num_threads), MKL_NUM_THREADS=str(num_threads))
-    worker = Worker(Ledger(root, max_attempts), SweepFolder(root, sweep), stop, name=f"{os.uname().nodename}-{slot}",
-                    make_run_one=lambda: load_trainer(trainer)(root))
+    worker = Worker(Ledger(root, max_attempts), SweepFolder(root, sweep), stop,
+                    name=f"{os.uname().nodename}-{slot}", make_run_one=lambda: load_trainer(trainer)(root))
     return worker.run()
 
 
@@ -80,8 +80,8 @@ def make_trainer(root: str) -> RunOne:
         try:
             return training.run(
                 spec.config, run_id=spec.run_id, fingerprint=spec.fingerprint, folder=folder, attempt=attempt,
-                workbench=workbench, model_identity=spec.model_identity, dataset_identity=spec.dataset_identity,
-                should_stop=should_stop, on_progress=on_progress)
+                workbench=workbench, model_identity=spec.model_identity,
+                dataset_identity=spec.dataset_identity, should_stop=should_stop, on_progress=on_progress)
         except training.Interrupted as error:
             raise GivenBack(str(error)) from error
 
@@ -154,11 +154,14 @@ class Worker:
             position.step, position.num_steps = step, num_steps
             claim.beat(step, num_steps)
 
+        def should_stop() -> bool:
+            return self.stop.is_set() or fenced.is_set()
+
         with _output_to(claim.path("log")), self._beating(claim, position, fenced):
             try:
                 self._run_one = self._run_one or self._make_run_one()
-                record = self._run_one(spec, folder=claim.folder, attempt=claim.attempt, on_progress=on_progress,
-                                       should_stop=lambda: self.stop.is_set() or fenced.is_set())
+                record = self._run_one(spec, folder=claim.folder, attempt=claim.attempt,
+                                       on_progress=on_progress, should_stop=should_stop)
                 if record.outcome == "finished":
                     return ("finished" if claim.commit(record) else "somebody else finished"), None
                 claim.fail(record)
@@ -168,7 +171,7 @@ class Worker:
                 return "interrupted", None
             except (Exception, SystemExit) as error:  # whatever breaks a run must not break the next one
                 traceback.print_exc()
-                return self._fail(spec, claim, failure_from_exception(error))
+                return self._fail(spec, claim, writable(failure_from_exception(error)))
 
     def _fail(self, spec: RunSpec, claim: Claim, failure: Failure) -> tuple[str, Failure]:
         if failure.kind == "disk_full":  # not the run's fault, and there's no room to write it down
@@ -202,7 +205,7 @@ class Worker:
 
 
 def same_failure(outcomes: list[Failure | None]) -> Failure | None:
-    """The failure of the first three runs, if they all failed in the same line: the code's fault, not the runs'."""
+    """The failure of the first three runs, if all failed in the same line: the code's fault, not theirs."""
     first = outcomes[:NUM_SAME_FAILURES]
     signatures = {(failure.kind, failure.last_frame) if failure else None for failure in first}
     if len(first) == NUM_SAME_FAILURES and len(signatures) == 1 and first[0] and first[0].kind == "code":
@@ -210,12 +213,18 @@ def same_failure(outcomes: list[Failure | None]) -> Failure | None:
     return None
 
 
-def failed_record(spec: RunSpec, attempt: int, failure: Failure) -> RunRecord:
-    """The record of an attempt that ended in an exception; its texts can always be written as UTF-8."""
+def writable(failure: Failure) -> Failure:
+    """The failure in texts that can be written as UTF-8: messages may hold any bytes of a file's name."""
     texts = {name: getattr(failure, name).encode("utf-8", "replace").decode()
              for name in ("kind", "message", "last_frame", "traceback")}
-    return RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="failed", stage=spec.config.stage,
-                     attempt=attempt, finished_at=time.time(), failure=replace(failure, **texts))
+    return Failure(**texts)
+
+
+def failed_record(spec: RunSpec, attempt: int, failure: Failure) -> RunRecord:
+    """The record of an attempt that ended in an exception."""
+    return RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="failed",
+                     stage=spec.config.stage, attempt=attempt, finished_at=time.time(),
+                     failure=failure)
 
 
 def spec_to_dict(spec: RunSpec) -> dict[str, Any]:
@@ -226,7 +235,7 @@ def spec_to_dict(spec: RunSpec) -> dict[str, Any]:
 
 
 def _detach(stop: threading.Event) -> None:
-    """Out of reach of the terminal: neither Ctrl-C nor a dying ssh session ends a worker; SIGTERM asks it to stop."""
+    """Neither Ctrl-C in the terminal nor a dying ssh session ends a worker; SIGTERM asks it to stop."""
     with contextlib.suppress(PermissionError):  # already a session of its own
         os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -18,9 +18,7 @@ from train.config import MANDATORY, RunConfig, defaults_tree, run_config_from_di
 from train.errors import ConfigError
 from train.keys import leaf_keys, nearest_key
 from train.naming import complete_names
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
-_SAFE_IN_PATHS = re.compile(r"[\w./@-]*")  # Hydra's grammar gives other characters a meaning
+from train.overrides import CONF, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def compose(
         ConfigStore.instance().store(name=name, node=dict(tree))
     texts = [override.text for override in overrides]
     if config_dirs:
-        places = ",".join(_quoted(f"file://{Path(folder).expanduser().absolute()}") for folder in config_dirs)
+        places = ",".join(quoted(f"file://{Path(folder).expanduser().absolute()}") for folder in config_dirs)
         texts.append(f"hydra.searchpath=[{places}]")
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -118,7 +116,7 @@ def parse_overrides(texts: Sequence[str]) -> tuple[Override, ...]:
 
     parser = OverridesParser.create()
     overrides = []
-    for text in map(_with_quoted_path, texts):
+    for text in map(_with_quotes, texts):
         try:
             parsed = parser.parse_override(text)
         except HydraException as error:
@@ -130,6 +128,12 @@ def parse_overrides(texts: Sequence[str]) -> tuple[Override, ...]:
         key = parsed.key_or_group
         if not key:
             raise ConfigError(f"{text} has no key", "KEY=VALUE", "put a key before the equals sign")
+        if re.match(r"hydra\b", key):
+            raise ConfigError(
+                f"{text} is a setting of Hydra, which only composes here",
+                "a key of the configuration",
+                "remove it; --config-dir DIR adds a folder of files",
+            )
         if parsed.is_sweep_override():
             listed = f"grid.{key}s" if key in ("model", "dataset") else f"'grid.axes={{{key}: [...]}}'"
             raise ConfigError(
@@ -183,22 +187,14 @@ def _check_choices(overrides: Sequence[Override], config_dirs: Sequence[str]) ->
             raise ConfigError(f"{override.text} names no file", f"one of {options}", "say it by name")
 
 
-def _with_quoted_path(text: str) -> str:
+def _with_quotes(text: str) -> str:
+    """Quotes for what people don't expect to need them: paths, and letters beyond ASCII."""
     key, equals, value = text.partition("=")
     is_path = key.endswith(".path") or key in ("root", "model.template")
-    if (
-        not equals
-        or not is_path
-        or value[:1] in ("'", '"')
-        or "${" in value
-        or _SAFE_IN_PATHS.fullmatch(value)
-    ):
+    is_plain = value[:1] in ("'", '"') or "${" in value or value in ("null", "???")
+    if not equals or is_plain or (value.isascii() if not is_path else not value):
         return text
-    return f"{key}={_quoted(value)}"
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+    return text if value[:1] in ("[", "{") and not is_path else f"{key}={quoted(value)}"
 
 
 def _explained(error: Exception, overrides: Sequence[Override], schemas: Mapping[str, Any]) -> ConfigError:

@@ -8,7 +8,6 @@ A broken checkpoint should cost one line here and not a thousand failed jobs.
 import hashlib
 import json
 import os
-import re
 import struct
 import time
 from collections.abc import Iterable, Mapping
@@ -19,23 +18,15 @@ from typing import Any
 from train.config import DatasetConfig, ModelConfig
 from train.errors import DataError, ModelError, UserError
 from train.files import read_json, write_json_atomic
-from train.rows import (
-    SUFFIXES,
-    data_files,
-    embedded_row_dicts,
-    is_saved_dataset,
-    parse_jsonl,
-    read_file,
-    suffix_of,
-    usable_rows,
-)
+from train.hub import hub_identity
+from train.row_files import SUFFIXES, data_files, is_saved_dataset, parse_jsonl, read_file, suffix_of
+from train.rows import embedded_row_dicts, usable_rows
 from train.templates import template_text
 from train.tokenizer import EMBEDDED_MODEL_FOLDER
 
 MAX_PARSED_BYTES = 50_000_000  # of a dataset file, before a sweep starts; of a larger one only the first rows
 _NUM_FIRST_LINES = 100
 _RACY_S = 2.0  # a file changed this recently may change again within the clock's resolution: not remembered
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -69,7 +60,7 @@ def dataset_identity(
     if config.source == "embedded":
         return _sha256_of_json(embedded_row_dicts(config))
     if config.source == "hub":
-        return _hub_identity(str(config.path), config.revision, "dataset", DataError, allow_unresolved)
+        return hub_identity(str(config.path), config.revision, "dataset", DataError, allow_unresolved)
     path = Path(str(config.path))
     if not path.exists():
         raise DataError(
@@ -89,8 +80,8 @@ def dataset_identity(
 def model_identity(config: ModelConfig, *, cache_folder: Path | None, allow_unresolved: bool = False) -> str:
     """The content of a checkpoint and its chat template in one string.
 
-    "sha256:<hex>+template:<t>" or "hub:<path>@<commit>+template:<t>", where <t> is raw, chat (the checkpoint's
-    own, which is among its files) or the sha256 of the template's text.
+    "sha256:<hex>+template:<t>" or "hub:<path>@<commit>+template:<t>", where <t> is raw, chat (its own, which
+    is among its files) or the sha256 of the template's text.
 
     cache_folder, allow_unresolved   see `dataset_identity`
     Raises   ModelError where files are missing, empty, cut short or without an EOS token; TemplateError
@@ -99,7 +90,7 @@ def model_identity(config: ModelConfig, *, cache_folder: Path | None, allow_unre
     if template not in ("raw", "chat"):
         template = f"sha256:{hashlib.sha256(template_text(template, None).encode()).hexdigest()}"
     if config.source == "hub":
-        base = _hub_identity(str(config.path), config.revision, "model", ModelError, allow_unresolved)
+        base = hub_identity(str(config.path), config.revision, "model", ModelError, allow_unresolved)
     else:
         base = _folder_identity(config, cache_folder)
     return f"{base}+template:{template}"
@@ -324,59 +315,6 @@ def _hashes(files: Iterable[Path], cache_folder: Path | None, error: type[UserEr
         memo_path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(memo_path, memo)
     return hashes
-
-
-def _hub_identity(
-    path: str, revision: str | None, kind: str, error: type[UserError], allow_unresolved: bool
-) -> str:
-    commit = (
-        revision if revision and _COMMIT.fullmatch(revision) else _resolve(path, revision or "main", kind)
-    )
-    if commit is None and not allow_unresolved:
-        flag = "--repo-type dataset " if kind == "dataset" else ""
-        raise error(
-            f"{kind}.path={path} revision {revision or 'main'} can't be resolved to a commit: the hub can't be "
-            "reached (or has no such name) and it isn't in the local cache",
-            f"a network, a filled cache, or {kind}.revision=<40 hexadecimal digits>",
-            f"run `hf download {flag}{path}` on a machine with network, or use {kind}.source=local "
-            f"{kind}.path=/folder",
-        )
-    return f"hub:{path}@{commit or 'unresolved'}"
-
-
-def _resolve(path: str, revision: str, kind: str) -> str | None:
-    """The commit of a branch or tag: from the hub, or from the local cache where the hub can't be asked."""
-    if _is_offline():
-        return _cached_commit(path, revision, kind)
-    try:
-        import huggingface_hub
-
-        info = huggingface_hub.HfApi().repo_info(path, repo_type=kind, revision=revision, timeout=10)
-        commit = info.sha
-    except Exception:  # network, rights, names, a missing library: the cache may still know
-        commit = None
-    return commit or _cached_commit(path, revision, kind)
-
-
-def _is_offline() -> bool:
-    return any(
-        os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON")
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
-
-
-def _cached_commit(path: str, revision: str, kind: str) -> str | None:
-    """What the hub's local cache last knew: <cache>/models--<organisation>--<name>/refs/<revision>."""
-    home = Path(
-        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    )
-    cache = Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
-    reference = cache.expanduser() / f"{kind}s--{path.replace('/', '--')}" / "refs" / revision
-    try:
-        commit = reference.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return commit if _COMMIT.fullmatch(commit) else None
 
 
 def _sha256_of_json(value: Any) -> str:

@@ -18,7 +18,7 @@ from train.naming import complete_names
 CONF = Path(__file__).resolve().parents[1] / "conf"
 _DEFAULT_FILES = {"model": "embedded", "dataset": "embedded", "train": "embedded", "eval": "default"}
 _KEPT = ("source", "path", "revision", "template")  # no part of the identity, but needed to find it
-_WORD = re.compile(r"[A-Za-z_./][\w./@-]*")  # what Hydra's grammar reads as a text without quotes
+_WORD = re.compile(r"[A-Za-z_./][\w./@-]*", re.ASCII)  # what Hydra's grammar reads as a text without quotes
 
 
 def overrides_for(config: RunConfig) -> tuple[str, ...]:
@@ -99,5 +99,11 @@ def _text(value: Any) -> str:
     if isinstance(value, str) and (
         value.lower() in ("null", "true", "false", "nan", "inf") or not _WORD.fullmatch(value)
     ):
-        return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+        return quoted(value)
     return str(value)
+
+
+def quoted(text: str) -> str:
+    """A text between quotes of Hydra's grammar, where backslashes count only before a quote."""
+    inner = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", inner) + "'"

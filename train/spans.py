@@ -21,6 +21,7 @@ from train.rows import Message
 from train.templates import JOIN, ChatTemplate, Rendering, Role, render_raw, template_text, with_fixed_date
 
 NUM_ROLES = len(Role)
+_BATCH_ROWS = 1000  # held at once: the tokenizer's own objects take a hundred bytes a token
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,6 +146,12 @@ class Encoder:
         Reasons  special_token_in_text: a content holds the text of a special token, which would be read as it
                  prompt_too_long: the first prompt leaves no room for a response token
         """
+        results: list[Encoded | str] = []
+        for start in range(0, len(conversations), _BATCH_ROWS):
+            results += self._encode_some(conversations[start : start + _BATCH_ROWS])
+        return results
+
+    def _encode_some(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded | str]:
         results: list[Encoded | str] = ["special_token_in_text"] * len(conversations)
         clean = [
             index

@@ -155,7 +155,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> Rendering:
         """The rendering of one conversation, which ends with a response and an end token.
 
-        Raises   TemplateError where the template refuses the conversation or drops, repeats or rewrites a text.
+        Raises   TemplateError where the template refuses the conversation or drops or rewrites a text.
         Note     An end token of the template counts only right after the content. If there is none after the
                  last response, EOS is put there and what the template writes after the response is left out:
                  a model must learn to stop where its answer ends.

@@ -67,14 +67,14 @@ def _load(folder: Path, config: ModelConfig) -> Any:
             )
         except Exception as error:  # OSError, ValueError, KeyError, JSON and Rust errors
             raise ModelError(
-                f"model {config.name} has no usable tokenizer in {folder}: {_first_line(error)}",
+                f"model {config.name} has no usable tokenizer in {folder}: {first_line(error)}",
                 "tokenizer.json with tokenizer_config.json",
                 "save the tokenizer into that folder, or set another model.path=...",
             ) from error
 
 
 def _hub_folder(config: ModelConfig) -> Path:
-    """The local snapshot of the repository's small files; transformers itself would retry for 40 s offline."""
+    """The local snapshot of the repository's small files; transformers would retry 40 s offline."""
     with quiet():
         import huggingface_hub
 
@@ -90,7 +90,7 @@ def _hub_folder(config: ModelConfig) -> Path:
             )
             raise ModelError(
                 f"model.path={config.path} is not in the local hub cache and can't be downloaded: "
-                f"{_first_line(error)}",
+                f"{first_line(error)}",
                 "a model id (organisation/name) and a network or a filled cache",
                 f"run `{command}` on a machine with network, or use model.source=local model.path=/folder",
             ) from error
@@ -113,6 +113,7 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough for a line of ours."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

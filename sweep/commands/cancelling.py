@@ -13,7 +13,7 @@ from sweep.spec import Status
 def cancel(arguments: Arguments) -> int:
     """Workers save their runs and end; controllers see the request and end too. Runs stay resumable."""
     if arguments.run is not None:
-        raise LaunchError(f"cancel {arguments.run} would stop one run, which the next free worker takes up again",
+        raise LaunchError(f"cancel {arguments.run} would stop one run, and the next worker would take it up",
                           "the whole sweep", "leave the run out, or exclude its cell from the grid")
     session = open_session(arguments, allow_unresolved=True)
     num_workers = sum(holder.sweep == session.config.name for holder in holders(session.config.root).values())

@@ -9,7 +9,8 @@ def execute(arguments: Arguments) -> int:
         case "run" | "retry" | "watch":
             from sweep.commands import running
 
-            return {"run": running.run, "retry": running.retry, "watch": running.watch}[arguments.action](arguments)
+            actions = {"run": running.run, "retry": running.retry, "watch": running.watch}
+            return actions[arguments.action](arguments)
         case "plan" | "status" | "why" | "logs":
             from sweep.commands import looking
 

@@ -6,7 +6,7 @@ from sweep.commands.session import open_session
 
 
 def export(arguments: Arguments) -> int:
-    """report/cells.csv and cells.parquet, one row per cell and base model; cells without a record included."""
+    """report/cells.csv and cells.parquet, one row per cell and base model, recorded or not."""
     import pandas  # here: no other command waits for it
 
     session = open_session(arguments, allow_unresolved=True)

@@ -19,7 +19,7 @@ from sweep.commands.session import (
 )
 from sweep.duration import duration_text, estimate_text, run_seconds
 from sweep.ledger import Ledger, RunState
-from sweep.show import aligned, progress_line, status_counts, status_lines, step_text
+from sweep.show import aligned, progress_line, reason, status_counts, status_lines, step_text
 from sweep.spec import RunSpec, Status
 
 FOLLOW_EVERY_S = 0.3
@@ -46,7 +46,7 @@ def plan(arguments: Arguments) -> int:
 
 
 def status(arguments: Arguments) -> int:
-    """One screen: counts, runs in flight, failures; without a grid a line per sweep; with a run, all about it."""
+    """One screen: counts, runs in flight, failures. Without a grid a line per sweep; of a run, what `why` says."""
     if arguments.run is not None:
         return why(arguments)
     if not has_grid(arguments):
@@ -142,8 +142,8 @@ def _explanation(spec: RunSpec, state: RunState, ledger: Ledger, arguments: Argu
     again = command_line(arguments) if has_grid(arguments) else "the sweep's own command"
     match state.status:
         case Status.FAILED if state.failure is not None:
-            retry = f"{command_line(arguments, 'retry', spec.run_id)}" if has_grid(arguments) else f"{again} retry"
-            return [f"{spec.run_id} failed in attempt {state.attempt}, {state.failure.kind}: {state.failure.message}",
+            retry = command_line(arguments, "retry", spec.run_id) if has_grid(arguments) else f"{again}, retry"
+            return [f"{spec.run_id} failed in attempt {state.attempt}, {reason(state)}",
                     f"where: {state.failure.last_frame or 'not known'}",
                     f"log: {log}",
                     f"try again: {retry}",
@@ -156,18 +156,19 @@ def _explanation(spec: RunSpec, state: RunState, ledger: Ledger, arguments: Argu
                     f"by hand: {_train_command(spec)}"]
         case Status.RUNNING:
             since = duration_text(time.time() - state.owner.claimed_at) if state.owner else "a while"
-            return [f"{spec.run_id} is running, {step_text(state)}, attempt {state.attempt}, since {since} {where}",
+            return [f"{spec.run_id} is running, {step_text(state)}, attempt {state.attempt}, for {since} {where}",
                     f"log: {log}"]
         case Status.INTERRUPTED:
-            return [f"{spec.run_id} was given back with a checkpoint ({step_text(state)}, attempt {state.attempt})",
+            return [f"{spec.run_id} was given back with a checkpoint "
+                    f"({step_text(state)}, attempt {state.attempt})",
                     f"log: {log}", f"it continues with: {again}"]
         case Status.LOST:
             return [f"{spec.run_id} is lost: its worker {where} died without a word "
                     f"({step_text(state)}, attempt {state.attempt})",
                     f"log: {log}", f"it continues from its last checkpoint with: {again}"]
         case _:
-            reason = "its failure was forgiven, nobody has taken it yet" if state.attempt else "nobody has taken it yet"
-            return [f"{spec.run_id} is planned: {reason}", f"it starts with: {again}",
+            before = "its failure was forgiven, " if state.attempt else ""
+            return [f"{spec.run_id} is planned: {before}nobody has taken it yet", f"it starts with: {again}",
                     f"by hand: {_train_command(spec)}"]
 
 

@@ -38,7 +38,8 @@ def differences(first: RunRecord, second: RunRecord) -> list[str]:
     if second.outcome != first.outcome:
         lines.append(f"  outcome: {first.outcome}, then {second.outcome}")
     if first.parameters_sha256 != second.parameters_sha256:
-        lines.append(f"  parameters_sha256: {first.parameters_sha256[:16]}, then {second.parameters_sha256[:16]}")
+        lines.append(f"  parameters_sha256: {first.parameters_sha256[:16]}, "
+                     f"then {second.parameters_sha256[:16]}")
     for name in sorted({*first.metrics, *second.metrics}):
         before, after = first.metrics.get(name), second.metrics.get(name)
         if before != after:

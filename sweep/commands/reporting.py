@@ -11,8 +11,11 @@ from sweep.launch import CHECKOUT
 from train.files import read_json, write_json_atomic
 
 
-def show_report(session: Session) -> None:
-    """Print the report of what is recorded. `analysis` stands on `sweep`, so it is called, not imported."""
+def show_report(session: Session) -> int:
+    """Print the report of what is recorded; the analysis' exit code.
+
+    `analysis` stands on `sweep`, so it is called, not imported.
+    """
     folder = session.folder
     folders = [word for name in session.arguments.config_dirs for word in ("--config-dir", name)]
     arguments = [*session.arguments.overrides, *folders]
@@ -23,25 +26,25 @@ def show_report(session: Session) -> None:
         values = read_json(saved) or {}
         if values.get("arguments") == arguments and _is_newest(saved, session):
             print(values.get("text", ""), end="")
-            return
+            return 0
         sys.stdout.flush()
-        text = _analyse(arguments)
-        if text is not None:
-            print(text, end="", flush=True)
+        code, text = _analyse(arguments)
+        print(text, end="", flush=True)
+        if code == 0:
             folder.report.mkdir(parents=True, exist_ok=True)
             write_json_atomic(saved, {"arguments": arguments, "text": text})
+        return code
 
 
-def _analyse(arguments: list[str]) -> str | None:
-    """What the analysis prints; None, with its error shown, if it can't."""
+def _analyse(arguments: list[str]) -> tuple[int, str]:
+    """The exit code of the analysis and what it prints; its errors go where ours go."""
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    finished = subprocess.run([sys.executable, "-m", "analysis", *arguments], stdout=subprocess.PIPE, text=True,
-                              stdin=subprocess.DEVNULL, env=environment, check=False)
+    finished = subprocess.run([sys.executable, "-m", "analysis", *arguments], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, text=True, env=environment, check=False)
     if finished.returncode != 0:
-        print(f"{finished.stdout}the report could not be made; every record is safe", flush=True)
-        return None
-    return finished.stdout
+        return finished.returncode, f"{finished.stdout}the report could not be made; every record is safe\n"
+    return 0, finished.stdout
 
 
 def _is_newest(saved: Path, session: Session) -> bool:

@@ -55,17 +55,16 @@ def run_session(session: Session) -> int:
     if ending.is_interrupted:
         return _interrupted(session, ending)
     code = _closing_words(session, ending)
-    if ending.num(Status.FINISHED):
-        show_report(session)
-    return code
+    return max(code, show_report(session)) if ending.num(Status.FINISHED) else code
 
 
 def _control(session: Session, *, only_watch: bool = False) -> Ending | None:
     """Until the end; None if somebody was in a hurry and asked twice."""
     gpus = session.gpus()
-    launch = Launch(root=session.config.root, sweep=session.config.name, num_slots=session.num_slots(gpus), gpus=gpus,
-                    num_threads=session.config.launcher.threads_per_worker,
-                    max_attempts=session.config.launcher.max_attempts)
+    launcher = session.config.launcher
+    launch = Launch(root=session.config.root, sweep=session.config.name, gpus=gpus,
+                    num_slots=session.num_slots(gpus), num_threads=launcher.threads_per_worker,
+                    max_attempts=launcher.max_attempts)
     view = make_view(session.ledger)
     try:
         with Interrupts().listening() as interrupts:

@@ -21,6 +21,7 @@ from toy_sweep import toy_plan
 from toy_trainer import NUM_STEPS
 
 from sweep.claims import process_lives
+from sweep.folder import SweepFolder
 from sweep.ledger import Ledger
 from sweep.slots import holders
 from sweep.spec import Status
@@ -28,8 +29,8 @@ from train.files import read_json
 
 pytestmark = pytest.mark.integration
 NUM_KILLS = 30
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests" / "integration")]),
-               "OMP_NUM_THREADS": "1"}
+PATHS = [str(PROJECT), str(PROJECT / "tests" / "integration")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1"}
 
 
 @dataclass
@@ -95,8 +96,8 @@ def _parent(pid: int) -> int:
 
 
 def finish(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=PROJECT, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout_s,
-                          stdin=subprocess.DEVNULL)
+    return subprocess.run(command, cwd=PROJECT, env=ENVIRONMENT, capture_output=True, text=True,
+                          timeout=timeout_s, stdin=subprocess.DEVNULL)
 
 
 def results(root: Path) -> dict[str, tuple]:
@@ -112,7 +113,7 @@ def assert_no_attempt_after_the_record(root: Path) -> None:
         committed = (folder / "record.json").stat().st_mtime
         for claim in (folder / "attempts").glob("*.json"):
             if claim.name.count(".") == 1 and not claim.with_suffix(".released").exists():
-                assert (read_json(claim) or {})["claimed_at"] <= committed, f"{claim} was claimed when all was done"
+                assert (read_json(claim) or {})["claimed_at"] <= committed, f"{claim}: claimed when all was done"
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -142,7 +143,7 @@ def test_thirty_kills_lose_nothing_and_repeat_nothing(tmp_path, seed):
     assert not holders(root)
 
 
-@pytest.mark.skipif("REAL_KILLS" not in os.environ, reason="trains for minutes: REAL_KILLS=12 says how many kills")
+@pytest.mark.skipif("REAL_KILLS" not in os.environ, reason="takes minutes: REAL_KILLS=12 says how many kills")
 def test_kills_do_not_change_the_real_experiment(tmp_path):
     arguments = shlex.split(os.environ.get("REAL_SWEEP", "+grid=smoke_2x2"))
     root, calm = tmp_path / "stormy" / "root", tmp_path / "calm"
@@ -150,11 +151,11 @@ def test_kills_do_not_change_the_real_experiment(tmp_path):
     command = [sys.executable, "-m", "sweep", *arguments]
     longest_s = float(os.environ.get("REAL_LONGEST_PAUSE_S", "20"))
     storm = Storm([*command, f"root={root}"], root, random.Random(0), longest_pause_s=longest_s)
-    plan_path = next(iter(root.glob("*/plan.json")), None)
 
     def is_done() -> bool:
-        names = [path.name for path in (root / ".runs").iterdir()] if (root / ".runs").exists() else []
-        return plan_path is not None and len(Ledger(root).records(names)) == len(names) > 0
+        plans = [SweepFolder(root, path.parent.name).plan() for path in root.glob("*/plan.json")]
+        names = [spec.fingerprint for plan in plans if plan for spec in plan.runs]
+        return bool(names) and len(Ledger(root).records(names)) == len(names)
 
     storm.rage(int(os.environ["REAL_KILLS"]), is_done)
     last = finish([*command, f"root={root}"], 3600)

@@ -1,4 +1,4 @@
-"""`python toy_sweep.py ROOT NUM_RUNS [SLOTS]`: `python -m sweep` without Hydra and torch, on the toy trainer."""
+"""`python toy_sweep.py ROOT NUM_RUNS [SLOTS [RATE]]`: `python -m sweep` without Hydra, on the toy trainer."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,8 @@ def toy_config(seed: int, prompt_weight: float = 1.0, learning_rate: float = 1e-
     """A complete configuration of a run that the toy trainer can train."""
     source = {"name": "toy", "source": "embedded"}
     return run_config_from_dict({
-        "model": source, "dataset": source, "train": {"learning_rate": learning_rate, "device": "cpu"}, "seed": seed,
+        "model": source, "dataset": source, "seed": seed,
+        "train": {"learning_rate": learning_rate, "device": "cpu"},
         "objective": {"prompt_weight": prompt_weight, "response_weight": 1.0}, "tracking": {}})
 
 

@@ -1,6 +1,7 @@
-"""What the tests of planning share: one line from words to cells or a plan, with identities that need no files."""
+"""What the tests of planning share: from words to cells or a plan, with identities that need no files."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from sweep.spec import Cell, Plan
 from train.config import RunConfig, run_config_from_dict
 from train.errors import UserError
 
-SQUARE = {"product": {"prompt_weight": [0, 0.25, 0.5, 0.75, 1], "response_weight": [0, 0.25, 0.5, 0.75, 1]},
-          "exclude": [{"prompt_weight": 0, "response_weight": 0}]}
+SQUARE = {
+    "product": {"prompt_weight": [0, 0.25, 0.5, 0.75, 1], "response_weight": [0, 0.25, 0.5, 0.75, 1]},
+    "exclude": [{"prompt_weight": 0, "response_weight": 0}],
+}
 
 
 def grid_of(cells: Any = SQUARE, **values: Any) -> GridConfig:
@@ -27,9 +30,14 @@ def cells_of(cells: Any = SQUARE, **values: Any) -> tuple[Cell, ...]:
     return expand_cells(grid_of(cells, **values), default_model="embedded", default_dataset="embedded")
 
 
+@cache  # one composition takes 65 ms, and what it gives is frozen
+def _composed(*words: str) -> ComposedSweep:
+    return compose_sweep(parse_arguments(words))
+
+
 def composed(*words: str, config_dirs: Sequence[str] = ()) -> ComposedSweep:
     folders = [word for folder in config_dirs for word in ("--config-dir", folder)]
-    return compose_sweep(parse_arguments([*words, *folders]))
+    return _composed(*words, *folders)
 
 
 def refusal(*words: str) -> str:
@@ -48,6 +56,7 @@ def fake_identities(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         def ask(config: Any, **_: Any) -> str:
             asked[kind] += 1
             return f"{kind}:{config.name}:{config.path}"
+
         return ask
 
     monkeypatch.setattr("train.identity.model_identity", identity("model"))

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planning import cells_of
 
 from sweep.rays import canonical_objective, is_scale_free
-from planning import cells_of
 from train.config import ObjectiveConfig, RecipeConfig
 
 SCALE_FREE = RecipeConfig()
@@ -29,7 +29,8 @@ def test_canonical_is_idempotent_and_its_largest_weight_is_one(pair):
 def test_scale_does_not_matter(prompt, response, first, second):
     if prompt or response:
         assert canonical(prompt * first / 1000, response * first / 1000) == canonical(
-            prompt * second / 1000, response * second / 1000)
+            prompt * second / 1000, response * second / 1000
+        )
 
 
 def test_decimals_are_divided_as_written():
@@ -40,16 +41,25 @@ def test_decimals_are_divided_as_written():
 @pytest.mark.parametrize(("steps", "num_cells", "num_rays"), [(4, 24, 13), (5, 35, 21)])
 def test_known_numbers_of_rays(steps, num_cells, num_rays):
     values = [number / steps for number in range(steps + 1)]
-    cells = cells_of({"product": {"prompt_weight": values, "response_weight": values},
-                      "exclude": [{"prompt_weight": 0, "response_weight": 0}]})
+    cells = cells_of(
+        {
+            "product": {"prompt_weight": values, "response_weight": values},
+            "exclude": [{"prompt_weight": 0, "response_weight": 0}],
+        }
+    )
     assert len(cells) == num_cells
     assert len({canonical(cell.prompt_weight, cell.response_weight) for cell in cells}) == num_rays
 
 
-@pytest.mark.parametrize("recipe", [
-    RecipeConfig(clip_norm=1.0), RecipeConfig(optimizer="sgd"), RecipeConfig(optimizer="adam"),
-    RecipeConfig(epsilon=1e-6),
-])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        RecipeConfig(clip_norm=1.0),
+        RecipeConfig(optimizer="sgd"),
+        RecipeConfig(optimizer="adam"),
+        RecipeConfig(epsilon=1e-6),
+    ],
+)
 def test_scale_matters_under_clipping_sgd_coupled_decay_and_large_epsilon(recipe):
     assert not is_scale_free(recipe)
     assert canonical(0.5, 0.25, recipe) == ObjectiveConfig(prompt_weight=0.5, response_weight=0.25)

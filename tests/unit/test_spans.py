@@ -1,4 +1,6 @@
-"""Roles of tokens, over every family of tokenizers. T-numbers are those of the specification's acceptance tests."""
+"""Roles of tokens over every family of tokenizers; T-numbers are those of the specification's tests."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -34,7 +36,13 @@ def encoded(family, messages, **settings_of_encoder):
 
 def texts(family, result):
     """Pairs of (token's text, role), to read in a failure."""
-    return list(zip(tokenizer_of(family).convert_ids_to_tokens(result.ids.tolist()), result.roles.tolist(), strict=True))
+    return list(
+        zip(
+            tokenizer_of(family).convert_ids_to_tokens(result.ids.tolist()),
+            result.roles.tolist(),
+            strict=True,
+        )
+    )
 
 
 def decode(family, ids):
@@ -113,7 +121,7 @@ def test_bos_is_added_when_asked_for_and_only_once():
     assert added.ids[0] == tokenizer_of("gpt2_like").bos_token_id
     without = encoded("byte_level", pair("a", "b"), add_bos=False)
     assert without.roles[0] == P
-    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}|{% endfor %}"
     for add_bos in (None, True, False):
         result = encoded_with_own("byte_level", template, pair("a", "b"), add_bos=add_bos)
         assert result.roles.tolist().count(Role.NONE) == 1
@@ -134,7 +142,9 @@ def test_raw_join_is_the_published_one():
 
 @every_family
 def test_system_message_is_system(family):
-    result = encoded(family, conversation(("system", "Name the colour."), ("user", "snow"), ("assistant", "white")))
+    result = encoded(
+        family, conversation(("system", "Name the colour."), ("user", "snow"), ("assistant", "white"))
+    )
     order = [role for role in dict.fromkeys(result.roles.tolist()) if role != Role.NONE]
     assert order == [S, P, R], texts(family, result)
     if family in LOSSLESS:
@@ -144,8 +154,6 @@ def test_system_message_is_system(family):
 @every_family
 @pytest.mark.parametrize("template", ["tulu", "chatml"])
 def test_t10_every_marker_of_a_two_turn_conversation_is_template(family, template):
-    if family in ("word_piece", "unigram") and template == "chatml":
-        pytest.skip("no rule of its own: markers are ordinary text in both templates")
     encoder = Encoder(tokenizer_of(family), template=template, max_tokens=4096)
     messages = conversation(("system", "Be brief."), *TWO_TURNS)
     result = encoder.encode(messages)
@@ -194,6 +202,7 @@ def encode_with_own(family, template, messages, **settings_of_encoder):
     return result
 
 
+WITH_SYSTEM = conversation(("system", "Be brief."), *TWO_TURNS)
 BODY = "{% for m in messages %}<{{ m.role }}>{{ m.content }}END{% endfor %}"
 
 
@@ -229,7 +238,9 @@ def test_a_template_may_strip_and_reorder_contents_but_not_rewrite_them():
         "{{ messages[1].content }}|{{ messages[2].content }}{{ eos_token }}"
         "{{ messages[0].content }}|{{ messages[3].content }}|{{ messages[4].content }}{{ eos_token }}"
     )
-    result = encoded_with_own("byte_level", last_user_holds_system, conversation(("system", "Be brief."), *TWO_TURNS))
+    result = encoded_with_own(
+        "byte_level", last_user_holds_system, conversation(("system", "Be brief."), *TWO_TURNS)
+    )
     assert decode("byte_level", result.ids[result.roles == S]) == "Be brief."
     assert decode("byte_level", result.ids[result.prompt_length :]) == "In the house."
 
@@ -239,8 +250,9 @@ def test_a_template_may_strip_and_reorder_contents_but_not_rewrite_them():
     (BODY.replace("m.content", "m.content.replace('b', 'c')"), pair("a", "b"), "assistant"),
     ("{{ messages[-1].content }}", pair("a", "b"), "user"),
     (BODY + "{{ messages[1].content }}", pair("a", "b"), "assistant"),
-    ("{{ raise_exception('System role not supported') }}", conversation(("system", "s"), *TWO_TURNS), "system"),
-    ("{% for m in messages %}{{ m.content }}{{ m.content | length }}{% endfor %}", pair("a", "b"), "user"),
+    ("{{ raise_exception('System role not supported') }}", WITH_SYSTEM, "system"),
+    ("{% for m in messages %}{{ m.content * 2 }}{% endfor %}", pair("a", "b"), "user"),
+    (BODY.replace("END", "{{ m.content | length }}"), pair("a", "b"), "user"),
     ("{{ messages[0].content | length }}" + BODY, pair("a", "b"), "before the first"),
     ("{{ nothing.at.all }}", pair("a", "b"), "user"),
     ("{% if %}", pair("a", "b"), "user"),
@@ -250,6 +262,26 @@ def test_a_template_that_hides_its_roles_is_refused_by_name(template, messages, 
         encoded_with_own("byte_level", template, messages)
     assert "chat template chat" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_system_message_within_the_first_prompt_and_eos_behind_a_space():
+    """As Llama 2's template; its EOS counts only right after a response, and the last response must have one."""
+    template = (
+        "{% for m in messages[1:] %}{% if m.role == 'user' %}"
+        "{{ bos_token + '[INST] ' }}{% if loop.first %}{{ '<<' + messages[0].content + '>> ' }}{% endif %}"
+        "{{ m.content.strip() + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+    )
+    result = encoded_with_own("sentence_piece", template, WITH_SYSTEM)
+    tokenizer = tokenizer_of("sentence_piece")
+    ends = np.flatnonzero(result.ids == tokenizer.eos_token_id)
+    assert result.roles[ends].tolist() == [T, R]
+    assert ends[-1] == len(result.ids) - 1
+    assert np.flatnonzero(result.ids == tokenizer.bos_token_id).tolist() == [0, ends[0] + 1]
+    assert [result.roles[0], result.roles[ends[0] + 1]] == [Role.NONE, T]
+    assert squeezed(decode("sentence_piece", result.ids[result.roles == S])) == "Bebrief."
+    assert squeezed(decode("sentence_piece", result.ids[result.roles == P])) == "Whereisthecat?Andthedog?"
+    assert squeezed(decode("sentence_piece", result.ids[result.roles == R])) == "Inthegarden.Inthehouse."
 
 
 def test_template_names_and_files(tmp_path):
@@ -302,7 +334,11 @@ def test_prompt_length_is_that_of_the_last_turn_that_is_kept(family):
 @every_family
 def test_text_of_special_tokens_is_refused(family):
     eos = tokenizer_of(family).eos_token
-    for messages in (pair(f"say {eos} now", "no"), pair("say", f"x{eos}"), conversation(("system", eos), *TWO_TURNS)):
+    for messages in (
+        pair(f"say {eos} now", "no"),
+        pair("say", f"x{eos}"),
+        conversation(("system", eos), *TWO_TURNS),
+    ):
         assert encode(messages, tokenizer_of(family), max_tokens=99) == "special_token_in_text"
 
 
@@ -318,12 +354,14 @@ def test_role_bytes_are_utf8_bytes_of_the_texts():
 
 def test_a_special_token_that_swallows_spaces_keeps_its_own_role():
     """As <|assistant|> of Phi-3, whose rstrip flag takes the white space after it, here a response's own."""
-    from tokenizers import AddedToken
-
     import copy
 
+    from tokenizers import AddedToken
+
     tokenizer = copy.deepcopy(tokenizer_of("byte_level"))
-    tokenizer.add_tokens([AddedToken("<|says|>", special=True, rstrip=True, lstrip=True)], special_tokens=True)
+    tokenizer.add_tokens(
+        [AddedToken("<|says|>", special=True, rstrip=True, lstrip=True)], special_tokens=True
+    )
     tokenizer.chat_template = "{% for m in messages %}<|says|>{{ m.content }}{% endfor %}{{ eos_token }}"
     result = encode(pair("a ", "\n b"), tokenizer, template="chat", max_tokens=99)
     assert isinstance(result, Encoded)
@@ -334,7 +372,9 @@ def test_a_special_token_that_swallows_spaces_keeps_its_own_role():
 def test_eos_that_is_not_read_back_is_refused():
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<": 2, "/": 3, "s": 4, ">": 5, "[UNK]": 6}, unk_token="[UNK]"))
+    words = Tokenizer(
+        models.WordLevel({"a": 0, "b": 1, "<": 2, "/": 3, "s": 4, ">": 5, "[UNK]": 6}, unk_token="[UNK]")
+    )
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer = wrapped(words, eos_token="</s>", unk_token="[UNK]")
     broken = type("Broken", (), {
@@ -385,18 +425,21 @@ def slow_roles(char_roles, offsets):
     return result
 
 
+@settings(derandomize=True)
 @given(st.lists(st.sampled_from([P, R, S, T, JOIN]), min_size=1, max_size=30), st.data())
 def test_token_roles_equal_the_plain_rule(char_roles, data):
     cuts = sorted(data.draw(st.sets(st.integers(0, len(char_roles)), max_size=10)) | {0, len(char_roles)})
-    offsets = list(zip(cuts, cuts[1:], strict=False))
+    offsets = list(itertools.pairwise(cuts))
     assert roles_of(char_roles, offsets) == slow_roles(char_roles, offsets)
 
 
-contents = st.text(min_size=1, max_size=25).filter(lambda text: text.strip() and "<" not in text and "[" not in text)
+contents = st.text(min_size=1, max_size=25).filter(
+    lambda text: text.strip() and not set(text) & set("<[\u2581")
+)
 
 
 @lossless
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(turns=st.lists(st.tuples(contents, contents), min_size=1, max_size=3))
 def test_any_conversation_is_partitioned_and_comes_back(family, turns):
     messages = conversation(*(item for prompt, response in turns
@@ -411,7 +454,7 @@ def test_any_conversation_is_partitioned_and_comes_back(family, turns):
     for index, (prompt, response) in enumerate(turns):
         end = ids.index(eos, start)
         first = roles.index(R, start)
-        assert roles[start:end + 1] == [P] * (first - start) + [R] * (end + 1 - first)
+        assert roles[start : end + 1] == [P] * (first - start) + [R] * (end + 1 - first)
         if index == len(turns) - 1:
             assert result.prompt_length == first
             assert end == len(ids) - 1
@@ -423,11 +466,13 @@ def test_any_conversation_is_partitioned_and_comes_back(family, turns):
         start = end + 1
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(prompt=contents, response=contents, system=contents)
 def test_any_content_survives_a_chat_template(prompt, response, system):
     messages = conversation(("system", system), ("user", prompt), ("assistant", response))
-    encoder = ENCODERS.setdefault("tulu", Encoder(tokenizer_of("gpt2_like"), template="tulu", max_tokens=4096))
+    encoder = ENCODERS.setdefault(
+        "tulu", Encoder(tokenizer_of("gpt2_like"), template="tulu", max_tokens=4096)
+    )
     result = encoder.encode(messages)
     assert isinstance(result, Encoded)
     assert result.role_bytes[R] == len(response.strip().encode())

@@ -20,7 +20,8 @@ CORPUS = [
     "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 ?!,.;:-",
 ] * 3
 LLAMA_3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -77,7 +78,9 @@ def sentence_piece() -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
     specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=specials, show_progress=False)
     words = [f"\u2581{word}" for text in CORPUS for word in text.split()]
@@ -134,7 +137,12 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "unigram": unigram,
     "stories260k": stories260k,
 }
-LOSSLESS = ("byte_level", "gpt2_like", "sentence_piece", "stories260k")  # every text comes back from its tokens
+LOSSLESS = (
+    "byte_level",
+    "gpt2_like",
+    "sentence_piece",
+    "stories260k",
+)  # every text comes back from its tokens
 
 
 @cache
@@ -165,5 +173,7 @@ def _with_plain_bytes(tokenizer: Any) -> Any:
     from tokenizers import Tokenizer
 
     state = json.loads(tokenizer.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
+    state["added_tokens"] = [
+        token for token in state["added_tokens"] if not token["content"].startswith("<0x")
+    ]
     return Tokenizer.from_str(json.dumps(state))

@@ -1,0 +1,285 @@
+"""A controller starts as many workers as make sense, notices what ends, and knows when to give up."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from toys import failed, finished, toy_plan
+
+from sweep import controller as module
+from sweep.claims import process_start
+from sweep.controller import Controller, Interrupts, stop_workers, take_controller_lock
+from sweep.folder import SweepFolder
+from sweep.launch import Job, Launch
+from sweep.ledger import Ledger
+from sweep.show import PlainView
+from sweep.slots import holders, take_slot
+from sweep.spec import Status
+from sweep.worker import GivenBack, Worker
+
+PLAN = toy_plan(5)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    monkeypatch.setattr("sweep.worker._output_to", lambda path: contextlib.nullcontext())
+    monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = SweepFolder(tmp_path, PLAN.name)
+    folder.write_plan(PLAN)
+    return folder
+
+
+class FakeJob(Job):
+    """A job whose process is a thread, or nothing at all."""
+
+    def is_alive(self):
+        return self.pid in FakeJob.alive
+
+    def ended_in_order(self):
+        return self.process_start == "in order"
+
+    def last_words(self, num_lines=5):
+        return ["Traceback", "ImportError: no torch"]
+
+    alive: set[int]
+
+
+class Machine:
+    """Starts workers as threads of this process: each takes its slot, works and goes."""
+
+    def __init__(self, folder, run_one=None, dies=False):
+        self.folder, self.run_one, self.dies = folder, run_one, dies
+        self.started, self.most, self.threads = [], 0, []
+        FakeJob.alive = set()
+
+    def __call__(self, launch, slots):
+        jobs = []
+        for slot in slots:
+            number = 100000 + len(self.started)
+            self.started.append(slot)
+            FakeJob.alive.add(number)
+            jobs.append(FakeJob(slot=slot, pid=number, process_start="died" if self.dies else "in order",
+                                folder="", started_at=time.time()))
+            thread = threading.Thread(target=self._live, args=(slot, number))
+            thread.start()
+            self.threads.append(thread)
+        return jobs
+
+    def _live(self, slot, number):
+        lock = None if self.dies else take_slot(self.folder.root, self.folder.name, slot, str(number))
+        if lock:
+            self.most = max(self.most, len(FakeJob.alive))
+            Worker(Ledger(self.folder.root), self.folder, threading.Event(), name=str(slot),
+                   make_run_one=lambda: self.run_one).run()
+            lock.truncate(0)
+            lock.close()
+        FakeJob.alive.discard(number)
+
+
+def train(spec, *, folder, attempt, should_stop, on_progress):
+    for step in range(5):
+        on_progress(step + 1, 5)
+        time.sleep(0.01)
+        if should_stop():
+            raise GivenBack
+    return finished(spec, attempt=attempt)
+
+
+def control(folder, machine, *, num_slots=2, plan=PLAN, interrupts=None, **settings):
+    stream = io.StringIO()
+    launch = Launch(root=str(folder.root), sweep=folder.name, num_slots=num_slots)
+    ending = Controller(plan, Ledger(folder.root), folder, launch, PlainView(stream), interrupts or Interrupts(),
+                        start=machine, poll_s=0.01, **settings).run()
+    for thread in machine.threads:
+        thread.join()
+    return ending, stream.getvalue()
+
+
+def test_it_runs_everything_and_says_so(folder, capsys):
+    machine = Machine(folder, train)
+    ending, text = control(folder, machine)
+    assert ending.num(Status.FINISHED) == 5
+    assert not ending.is_interrupted
+    assert not ending.problem
+    assert sorted(machine.started)[:2] == [0, 1]
+    assert machine.most <= 2, "never more workers than slots"
+    for spec in PLAN.runs:
+        assert f"finished {spec.run_id}\n" in text
+
+
+def test_a_finished_sweep_starts_nothing(folder, capsys):
+    control(folder, Machine(folder, train))
+    machine = Machine(folder, train)
+    ending, _ = control(folder, machine)
+    assert ending.num(Status.FINISHED) == 5
+    assert machine.started == []
+
+
+def test_no_more_workers_than_runs(folder, capsys):
+    plan = toy_plan(1)
+    folder.write_plan(plan)
+    machine = Machine(folder, train)
+    control(folder, machine, num_slots=8, plan=plan)
+    assert machine.started == [0]
+
+
+def test_failed_runs_end_a_sweep_too(folder, capsys):
+    def break_one(spec, **arguments):
+        return failed(spec, kind="data") if spec.config.seed == 1 else train(spec, **arguments)
+
+    ending, text = control(folder, Machine(folder, break_one))
+    assert ending.num(Status.FINISHED) == 4
+    assert ending.num(Status.FAILED) == 1
+    assert f"failed {PLAN.runs[1].run_id}: data: broken\n" in text
+    assert not ending.problem
+
+
+def test_the_same_failure_three_times_is_enough(folder, capsys):
+    def break_all(spec, **_):
+        raise RuntimeError("a bug")
+
+    ending, text = control(folder, Machine(folder, break_all), num_slots=1)
+    assert ending.num(Status.FAILED) == 3
+    assert ending.num(Status.PLANNED) == 2
+    assert "the first 3 runs all failed in" in ending.problem
+    assert "RuntimeError: a bug" in text
+
+
+def test_workers_that_die_at_once_are_not_started_forever(folder):
+    machine = Machine(folder, dies=True)
+    ending, text = control(folder, machine, num_slots=1)
+    assert len(machine.started) == 3
+    assert ending.num(Status.PLANNED) == 5
+    assert "3 workers in a row died at once" in text
+    assert "ImportError: no torch" in text
+    assert len(ending.problem.splitlines()) <= 5
+
+
+def test_a_taken_slot_is_left_alone(folder, capsys):
+    lock = take_slot(folder.root, "another sweep", 0)
+    machine = Machine(folder, train)
+    ending, _ = control(folder, machine)
+    assert set(machine.started) == {1}
+    assert ending.num(Status.FINISHED) == 5
+    lock.close()
+
+
+def test_a_request_to_stop_leaves_the_rest_planned(folder, capsys):
+    interrupts = Interrupts()
+    trained = []
+
+    def train_two(spec, **arguments):
+        trained.append(spec)
+        if len(trained) == 3:
+            interrupts.event.set()
+        return train(spec, **arguments)
+
+    # the workers are threads of this process, so the signal to their pid must not arrive
+    machine = Machine(folder, train_two)
+    ending, text = control(folder, machine, num_slots=1, interrupts=interrupts)
+    assert ending.is_interrupted
+    assert ending.num_left_working == 0
+    assert ending.num(Status.FINISHED) == 2
+    assert ending.num(Status.INTERRUPTED) == 1
+    assert "stopping: waiting for 1 worker to save their state" in text
+
+
+@pytest.fixture(autouse=True)
+def no_signals_to_ourselves(monkeypatch):
+    kill = os.kill
+
+    def guarded(pid, number):
+        if pid != os.getpid() and pid < 100000:
+            kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", guarded)
+
+
+def test_a_second_controller_watches_and_takes_over(folder, capsys):
+    lock = take_controller_lock(folder)
+    assert take_controller_lock(folder) is None
+    threading.Timer(0.2, lock.close).start()
+    machine = Machine(folder, train)
+    started = time.monotonic()
+    ending, text = control(folder, machine)
+    assert time.monotonic() - started > 0.2
+    assert text.count("another process is running this sweep") == 1
+    assert ending.num(Status.FINISHED) == 5
+
+
+def test_a_watcher_that_is_stopped_stops_nobody(folder):
+    lock = take_controller_lock(folder)
+    interrupts = Interrupts()
+    threading.Timer(0.1, interrupts.event.set).start()
+    ending, _ = control(folder, Machine(folder, train), interrupts=interrupts)
+    assert ending.is_interrupted
+    assert ending.is_watcher
+    assert not folder.was_stopped_after(0.0)
+    lock.close()
+
+
+def test_a_request_from_elsewhere_stops_it(folder):
+    lock = take_controller_lock(folder)
+    threading.Timer(0.1, folder.ask_to_stop).start()
+    ending, _ = control(folder, Machine(folder, train))
+    assert ending.is_interrupted
+    assert not ending.is_watcher
+    lock.close()
+
+
+def test_watching_starts_nothing_and_does_not_wait_for_nobody(folder, monkeypatch):
+    monkeypatch.setattr(module, "IDLE_S", 0.05)
+    machine = Machine(folder, train)
+    ending, _ = control(folder, machine, only_watch=True)
+    assert machine.started == []
+    assert ending.problem == "nobody is working on it"
+    lock = take_controller_lock(folder)
+    assert lock is not None, "a watcher holds no lock"
+    lock.close()
+
+
+def test_stopping_waits_only_so_long(tmp_path, project):
+    folder = SweepFolder(tmp_path, "toys")
+    code = ("import signal, sys, time; from sweep.slots import take_slot\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            f"lock = take_slot({str(tmp_path)!r}, 'toys', 0); print('up', flush=True); sys.stdin.readline()")
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=project)
+    process.stdout.readline()
+    assert stop_workers(folder, patience_s=0.2) == 1
+    assert folder.was_stopped_after(0.0)
+    process.communicate(b"\n")
+    assert stop_workers(folder, patience_s=5.0) == 0
+    assert not holders(tmp_path)
+
+
+def test_the_first_interrupt_asks_and_the_second_insists():
+    import signal
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Interrupts().listening() as interrupts:
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.event.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_job_is_its_supervisor(tmp_path):
+    job = Job(slot=0, pid=os.getpid(), process_start=process_start(os.getpid()), folder=str(tmp_path), started_at=0.0)
+    assert job.is_alive()
+    assert not job.ended_in_order()
+    (tmp_path / f"{os.getpid()}_0_log.err").write_text("one\ntwo\n")
+    assert job.last_words(1) == ["two"]
+    (tmp_path / f"{os.getpid()}_0_result.pkl").write_bytes(b"..success..")
+    assert job.ended_in_order()
+    assert not Job(slot=0, pid=os.getpid(), process_start="gone", folder="", started_at=0.0).is_alive()

@@ -1,0 +1,138 @@
+"""Figures: deterministic bytes, two silences that look different, colours that point the right way."""
+
+import math
+
+import numpy as np
+import pytest
+from hand_made import hand_made_plan, hand_made_table, planted_score
+from matplotlib.collections import LineCollection, PolyCollection
+
+from analysis import plot
+from analysis.config import AnalysisConfig
+from analysis.draw import colour_limits, colours_for, ink_on, png_bytes
+from analysis.study import make_studies
+
+
+def study_of(table, metric=None):
+    return make_studies(table, AnalysisConfig(metric=metric))[0]
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts if text.get_text()]
+
+
+def squares(figure):
+    """Coloured and hatched cells of the first axes."""
+    coloured, hatched = [found for found in figure.axes[0].collections if isinstance(found, PolyCollection)]
+    return len(coloured.get_paths()), len(hatched.get_paths())
+
+
+def test_the_same_study_gives_the_same_bytes():
+    study = study_of(hand_made_table())
+    for make in (
+        lambda: plot.plane_figure(study, study.chosen),
+        lambda: plot.ratio_figure(study),
+        lambda: plot.difference_figure(study, study.chosen),
+        lambda: plot.metrics_figure(study),
+    ):
+        first, second = png_bytes(make()), png_bytes(make())
+        assert first == second
+        assert first.startswith(b"\x89PNG")
+        assert len(first) < 80_000
+
+
+def test_absent_cells_are_hatched_and_never_asked_ones_blank():
+    study = study_of(hand_made_table())
+    assert squares(plot.plane_figure(study, study.chosen)) == (24, 0)
+    table = hand_made_table(drop=tuple(f"p1-r0.75-s{seed}" for seed in range(3)))
+    study = study_of(table)
+    assert squares(plot.plane_figure(study, study.chosen)) == (23, 1)
+
+
+def test_absent_numbers_are_not_printed_as_zero():
+    table = hand_made_table(
+        score=lambda *_: {"validation_exact_answer": 0.5},
+        drop=tuple(f"p1-r0.75-s{seed}" for seed in range(3)),
+    )
+    figure = plot.plane_figure(study := study_of(table), study.chosen)
+    assert not [text for text in texts(figure) if text.startswith("0.000") or "nan" in text]
+
+
+def test_the_title_says_unit_and_direction():
+    study = study_of(hand_made_table(), "validation_response_nll")
+    title = plot.plane_figure(study, study.chosen).axes[0].get_title(loc="left")
+    assert "nats/token" in title
+    assert "lower is better" in title
+
+
+def test_conventions_best_and_base_are_marked():
+    found = texts(plot.plane_figure(study := study_of(hand_made_table()), study.chosen))
+    assert {"IT", "IM"} <= set(found)
+    assert any(text.startswith("base\n") for text in found)
+
+
+def test_one_seed_has_no_outline_and_no_error():
+    study = study_of(hand_made_table(hand_made_plan(seeds=(0,))))
+    figure = plot.plane_figure(study, study.chosen)
+    assert not [found for found in figure.axes[0].collections if isinstance(found, LineCollection)]
+    assert not [text for text in texts(figure) if "±" in text]
+
+
+def test_bright_is_better_whichever_way_better_lies():
+    for better, best in (("higher", 1.0), ("lower", 0.0)):
+        red, green, blue, _ = colours_for(better)(best)
+        assert red + green + blue > 1.5
+
+
+def test_a_disaster_does_not_flatten_all_other_colours():
+    low, high, cut = colour_limits([0.6, 0.61, 0.62, 0.58, 0.0], "higher")
+    assert cut == "min"
+    assert high == 0.62
+    assert low > 0.5
+    assert colour_limits([1.0, 1.1, 1.2, 9.0], "lower")[2] == "max"
+    assert colour_limits([0.5, 0.5], "higher")[0] < 0.5 < colour_limits([0.5, 0.5], "higher")[1]
+    assert colour_limits([math.nan], "higher") == (0.0, 1.0, "neither")
+
+
+def test_text_is_readable_on_every_colour():
+    for position in np.linspace(0, 1, 11):
+        colour = colours_for("higher")(float(position))
+        light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+        assert (ink_on(colour) == "#ffffff") == (light <= 0.45)
+
+
+def test_differences_within_two_standard_errors_are_bracketed():
+    score = planted_score(noise=0.05)
+    study = study_of(hand_made_table(score=score))
+    figure = plot.difference_figure(study, study.chosen)
+    assert figure is not None
+    found = texts(figure)
+    assert any(text.startswith("(") for text in found)
+    assert any(text.startswith("0\nby definition") for text in found)
+
+
+def test_without_instruction_tuning_there_is_no_difference_figure():
+    plan = hand_made_plan(pairs=[(0.5, 1.0), (1.0, 1.0)])
+    study = study_of(hand_made_table(plan))
+    assert plot.difference_figure(study, study.chosen) is None
+
+
+def test_the_ratio_curve_has_one_point_for_each_distinct_run():
+    study = study_of(hand_made_table())
+    axes = plot.ratio_figure(study).axes[0]
+    assert [len(container[0].get_xdata()) for container in axes.containers] == [13, 13]
+
+
+@pytest.mark.parametrize("weights", [(0.0, 1.0), tuple(index / 14 for index in range(15))])
+def test_tiny_and_large_planes_fit(weights):
+    study = study_of(hand_made_table(hand_made_plan(weights, seeds=(0, 1))))
+    png_bytes(plot.plane_figure(study, study.chosen))
+    png_bytes(plot.ratio_figure(study))
+
+
+def test_a_single_column_of_cells_is_a_plane_too():
+    plan = hand_made_plan(pairs=[(weight, 1.0) for weight in (0.0, 0.1, 0.5)])
+    study = study_of(hand_made_table(plan))
+    for figure in (plot.plane_figure(study, study.chosen), plot.difference_figure(study, study.chosen)):
+        assert figure is not None
+        png_bytes(figure)

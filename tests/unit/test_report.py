@@ -1,0 +1,270 @@
+"""The report: one page, one JSON, the cells; honest at every stage of a sweep, and the same bytes twice."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import re
+from unittest.mock import patch
+
+import pytest
+from hand_made import hand_made_plan, hand_made_records, hand_made_table, planted_score
+
+from analysis.config import AnalysisConfig
+from analysis.report import MAX_PAGE_BYTES, make_report, summary_text
+from analysis.study import EXPLORATORY
+from analysis.table import make_table
+from analysis.text import number, signed
+from sweep.cells import cell_rows
+from sweep.spec import Status
+from train.metrics import METRICS
+from train.record import Failure
+
+
+def report_of(table, config=None, *, drawn=False, **commands):
+    """A report; without its figures, which take most of the time, unless a test looks at them."""
+    rows = cell_rows(table.plan, table.record_by_fingerprint, {})
+    figures = contextlib.nullcontext() if drawn else patch("analysis.report._figures", lambda *_: {})
+    with figures:
+        return make_report(
+            table,
+            rows,
+            config or AnalysisConfig(),
+            sweep_command="python -m sweep +grid=wit_5x5",
+            analysis_command="python -m analysis +grid=wit_5x5",
+            **commands,
+        )
+
+
+def page_of(report):
+    """The page's text without its figures' bytes."""
+    return re.sub(r"base64,[^\"]+", "base64,", report.files["report.html"].decode())
+
+
+def json_of(report):
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(report.files["region.json"], parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def full():
+    plan = hand_made_plan()
+    commands = {spec.fingerprint: f"python -m train by-hand {spec.run_id}" for spec in plan.runs}
+    table = hand_made_table(plan, planted_score(noise=0.003, best_angle=0.2449786631268641))
+    return report_of(table, train_command_by_fingerprint=commands, drawn=True)
+
+
+def test_the_same_input_gives_the_same_bytes(full):
+    plan = hand_made_plan()
+    commands = {spec.fingerprint: f"python -m train by-hand {spec.run_id}" for spec in plan.runs}
+    again = report_of(
+        hand_made_table(plan, planted_score(noise=0.003, best_angle=0.2449786631268641)),
+        train_command_by_fingerprint=commands,
+        drawn=True,
+    )
+    assert dict(again.files) == dict(full.files)
+
+
+def test_the_page_is_one_small_file_that_loads_nothing(full):
+    html = full.files["report.html"].decode()
+    assert len(html) < MAX_PAGE_BYTES
+    assert "<script" not in html
+    assert not re.findall(r"(?:src|href)=\"(?!data:image/png|#)", html)
+    assert html.count("<img") == len([name for name in full.files if name.startswith("figures/")]) == 6
+
+
+def test_the_page_opens_with_the_planted_best(full):
+    page = page_of(full)
+    assert "at prompt weight 0.25, response weight 1:" in page
+    assert "python -m train by-hand tiny-facts-p0.25-r1-s0" in page
+    assert "python -m sweep +grid=wit_5x5\npython -m analysis +grid=wit_5x5" in page
+    assert "24 cells × 3 seeds = 72" in page
+    assert "13 settings × 3 seeds = 39 runs" in page
+
+
+def test_the_region_is_called_provisional_and_gains_exploratory(full):
+    page = page_of(full)
+    assert "not yet corrected for having chosen the best among 13 distinct runs" in page
+    assert EXPLORATORY in page
+
+
+def test_the_json_holds_the_same_answer(full):
+    plane = json_of(full)["planes"][0]
+    assert (plane["best"]["prompt_weight"], plane["best"]["response_weight"]) == (0.25, 1.0)
+    assert plane["best"]["ratio"] == 0.25
+    assert plane["metric"] == "validation_exact_answer"
+    assert plane["better"] == "higher"
+    assert plane["conventional"]["aliases"] == [[0.0, 0.25], [0.0, 0.5], [0.0, 0.75], [0.0, 1.0]]
+    assert plane["best"] in plane["members"]
+    assert {(gain["name"], gain["split"]) for gain in plane["gains"]} == {
+        (name, split) for name in ("best", "instruction_modelling") for split in ("validation", "test")
+    }
+    assert plane["gains"][0]["standard_error"] > 0
+    assert "mean" in plane["best"]["test"]
+
+
+def test_all_aliases_of_a_member_are_members():
+    table = hand_made_table(score=planted_score(noise=0.0005, best_angle=0.785398))
+    best = json_of(report_of(table))["planes"][0]["best"]
+    assert best["aliases"] == [[w, w] for w in (0.25, 0.5, 0.75, 1.0)]
+
+
+def test_the_cells_are_a_table_without_invented_zeros():
+    table = hand_made_table(drop=("p1-r1-s0",))
+    files = report_of(table).files
+    rows = list(csv.DictReader(io.StringIO(files["cells.csv"].decode())))
+    assert len(rows) == 72 + 1
+    absent = [row for row in rows if row["prompt_weight"] == row["response_weight"] and row["seed"] == "0"]
+    assert len(absent) == 4
+    assert {row["validation_exact_answer"] for row in absent} == {""}
+    import pandas
+
+    frame = pandas.read_parquet(io.BytesIO(files["cells.parquet"]))
+    assert frame["validation_exact_answer"].isna().sum() == 4
+
+
+def test_a_half_finished_sweep_gives_the_honest_intermediate_answer():
+    plan = hand_made_plan()
+    failed = next(spec.fingerprint for spec in plan.runs if spec.run_id.endswith("p1-r1-s2"))
+    records = hand_made_records(plan, planted_score())
+    kept = {
+        key: record
+        for key, record in records.items()
+        if not record.run_id.endswith("s2") and "p0.75-r1-" not in record.run_id
+    }
+    failure = Failure(kind="nan_loss", message="loss <b>of</b> step 3 is not finite")
+    table = make_table(plan, kept, {failed: Status.FAILED}, {failed: failure})
+    report = report_of(table)
+    page, plane = page_of(report), json_of(report)["planes"][0]
+    assert "15 runs of this plane are absent: 14 planned, 1 failed" in page
+    assert "What follows is the answer so far" in page
+    assert plane["absent"] == {"planned": 14, "failed": 1}
+    assert plane["best"]["num_seeds"] == 2
+    assert "undecided" in page
+    assert "loss &lt;b&gt;of&lt;/b&gt; step 3" in page
+
+
+def test_a_first_finished_run_is_a_report_without_comparison():
+    plan = hand_made_plan()
+    records = hand_made_records(plan, planted_score())
+    key = plan.runs[1].fingerprint
+    report = report_of(make_table(plan, {key: records[key]}, {}))
+    assert "only one distinct run has finished" in page_of(report)
+    assert "members" not in json_of(report)["planes"][0]
+
+
+def test_one_seed_says_so_instead_of_drawing_a_region():
+    report = report_of(hand_made_table(hand_made_plan(seeds=(23,))), drawn=True)
+    plane = json_of(report)["planes"][0]
+    assert "members" not in plane
+    assert "one seed only" in plane["why_no_region"]
+    assert "pooled_seed_standard_deviation" not in plane
+    assert "standard_error" not in plane["best"]
+    assert "Red outline" not in page_of(report)
+    assert "unknown error" in page_of(report)
+
+
+def test_equal_scores_distinguish_nothing():
+    table = hand_made_table(score=lambda *_: {"validation_exact_answer": 0.25, "test_exact_answer": 0.25})
+    report = report_of(table)
+    assert "nothing can be distinguished" in summary_text(report)
+    assert "*" not in summary_text(report).split("* best")[0]
+
+
+def test_everything_of_the_user_is_escaped():
+    plan = hand_made_plan(groups=(("<script>alert(1)</script>", "a&b"),))
+    page = page_of(report_of(hand_made_table(plan)))
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "a&amp;b" in page
+
+
+def test_directions_are_never_mixed():
+    """Each plane holds one metric, and the best of each direction is its own extreme."""
+    table = hand_made_table(score=planted_score(noise=0.001))
+    for name in ("validation_exact_answer", "validation_response_nll"):
+        plane = json_of(report_of(table, AnalysisConfig(metric=name)))["planes"][0]
+        means = [ray["mean"] for ray in (plane["conventional"], plane["instruction_modelling"])]
+        best = plane["best"]["mean"]
+        assert best >= max(means) if plane["better"] == "higher" else best <= min(means)
+        assert plane["unit"] == METRICS[name].unit
+
+
+def test_a_test_metric_never_chooses():
+    """Test prefers another cell than validation: the report follows validation and reports test beside it."""
+
+    def score(prompt_weight, response_weight, seed):
+        angle, wobble = prompt_weight - response_weight, 0.001 * seed
+        return {
+            "validation_exact_answer": 0.5 - 0.1 * angle + wobble,
+            "test_exact_answer": 0.5 + 0.1 * angle + wobble,
+        }
+
+    plane = json_of(report_of(hand_made_table(score=score)))["planes"][0]
+    assert (plane["best"]["prompt_weight"], plane["best"]["response_weight"]) == (0.0, 1.0)
+    assert plane["best"]["test"]["mean"] == pytest.approx(0.401)
+
+
+def test_runs_below_the_base_model_and_empty_outputs_are_warned_about():
+    def score(prompt_weight, response_weight, seed):
+        if (prompt_weight, response_weight) == (0, 0):
+            return {"validation_exact_answer": 0.5, "validation_empty_output_rate": 0.0}
+        bad = response_weight == 0
+        return {
+            "validation_exact_answer": 0.1 if bad else 0.6 + 0.01 * seed,
+            "validation_empty_output_rate": 0.9 if bad else 0.0,
+        }
+
+    page = page_of(report_of(hand_made_table(score=score)))
+    assert "worse than the untouched base model (0.500) at 1 setting: (1, 0)" in page
+    assert "3 runs gave empty outputs for more than 20 % of rows" in page
+
+
+def test_mixed_versions_and_changed_code_are_warned_about():
+    plan = hand_made_plan()
+    records = hand_made_records(plan, planted_score())
+    key = plan.runs[1].fingerprint
+    records[key] = dataclasses.replace(
+        records[key], environment={"git_commit": "fff", "git_has_changes": True}
+    )
+    page = page_of(report_of(make_table(plan, records, {})))
+    assert "Runs are mixed from 2 commits" in page
+    assert "1 run came from a checkout with uncommitted changes" in page
+
+
+def test_several_planes_have_an_overview_and_stay_small():
+    plan = hand_made_plan((0.0, 0.5, 1.0), groups=[(model, "facts") for model in ("a", "b")])
+    report = report_of(hand_made_table(plan), drawn=True)
+    page = page_of(report)
+    assert "All planes" in page
+    assert page.count('id="plane-') == page.count('href="#plane-') == 2
+    assert len(report.files["report.html"]) < MAX_PAGE_BYTES
+    assert "figures/02_metrics.png" in report.files
+
+
+def test_figures_beyond_the_page_limit_stay_in_their_folder(monkeypatch):
+    monkeypatch.setattr("analysis.report._ROOM_FOR_FIGURES", 30_000)
+    report = report_of(hand_made_table(), drawn=True)
+    assert page_of(report).count("<img") < 6
+    assert "Left out to keep this page small" in page_of(report)
+    assert "figures/metrics.png" in report.files
+
+
+def test_no_path_of_the_machine_is_in_the_report():
+    plan = hand_made_plan()
+    records = hand_made_records(
+        plan, planted_score(), environment={"cache": "/home/somebody/cache", "host": "node1"}
+    )
+    assert b"somebody" not in b"".join(report_of(make_table(plan, records, {})).files.values())
+
+
+def test_a_number_that_is_absent_or_negative_zero_is_said_plainly():
+    metric = METRICS["validation_exact_answer"]
+    assert number(float("nan"), metric) == "absent"
+    assert number(-0.0001, metric) == "0.000"
+    assert signed(-0.0001, metric) == "0.000"
+    assert signed(0.02, metric) == "+0.020"
+    assert number(0.0, metric) == "0.000"

@@ -1,0 +1,284 @@
+"""A worker takes what is there, survives what breaks, and gives back what it can't finish."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from toys import failed, finished, toy_plan
+
+from sweep.folder import SweepFolder
+from sweep.ledger import Ledger
+from sweep.slots import holders, take_slot
+from sweep.spec import Status
+from sweep.worker import (
+    DISK_FULL,
+    NO_SLOT,
+    NOTHING_LEFT,
+    SAME_FAILURE,
+    GivenBack,
+    Worker,
+    load_trainer,
+    make_trainer,
+    same_failure,
+    work,
+)
+
+PLAN = toy_plan(4)
+
+
+class Trainer:
+    """Finishes every run, unless told otherwise for its seed: an exception to raise or a record to return."""
+
+    def __init__(self, **by_seed):
+        self.by_seed = {int(name.removeprefix("seed")): value for name, value in by_seed.items()}
+        self.trained = []
+
+    def __call__(self, spec, *, folder, attempt, should_stop, on_progress):
+        self.trained.append(spec.config.seed)
+        on_progress(1, 4)
+        print(f"training {spec.run_id}", flush=True)
+        os.write(2, b"from below python\n")
+        what = self.by_seed.get(spec.config.seed)
+        if callable(what):
+            what = what(should_stop)
+        if isinstance(what, BaseException):
+            raise what
+        return what or finished(spec, attempt=attempt)
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+
+
+@contextlib.contextmanager
+def real_streams():
+    """Python's streams end in file descriptors, as in a process without pytest."""
+    with open(1, "w", closefd=False) as output, \
+            open(2, "w", closefd=False, errors="backslashreplace") as errors, \
+            contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = SweepFolder(tmp_path, PLAN.name)
+    folder.write_plan(PLAN)
+    return folder
+
+
+def worker(folder, trainer, stop=None):
+    return Worker(Ledger(folder.root), folder, stop or threading.Event(), name="me", make_run_one=lambda: trainer)
+
+
+def statuses(folder):
+    return [str(state.status) for state in Ledger(folder.root).statuses(run.fingerprint for run in PLAN.runs).values()]
+
+
+def test_it_trains_everything_in_the_plans_order(folder):
+    trainer = Trainer()
+    with real_streams():
+        assert worker(folder, trainer).run() == NOTHING_LEFT
+    assert trainer.trained == [0, 1, 2, 3]
+    assert statuses(folder) == ["finished"] * 4
+    spec = PLAN.runs[0]
+    run = folder.path / "runs" / spec.run_id
+    assert json.loads((run / "spec.json").read_text())["command"].startswith("python -m train ")
+    assert (run / "attempts" / "0001.log").read_text().splitlines() == [
+        f"training {spec.run_id}", "from below python"], "both kinds of output, in order"
+    assert worker(folder, trainer).run() == NOTHING_LEFT
+    assert trainer.trained == [0, 1, 2, 3], "nothing twice"
+
+
+def test_the_trainer_is_made_once_and_only_for_work(folder):
+    made = []
+
+    def make():
+        made.append(1)
+        return Trainer()
+
+    for _ in range(2):
+        Worker(Ledger(folder.root), folder, threading.Event(), name="", make_run_one=make).run()
+    assert made == [1]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), MemoryError(), SystemExit(3), ValueError("\udcff lone")])
+def test_what_breaks_one_run_does_not_break_the_next(folder, error):
+    with real_streams():
+        assert worker(folder, Trainer(seed1=error)).run() == NOTHING_LEFT
+    assert statuses(folder) == ["finished", "failed", "finished", "finished"]
+    state = Ledger(folder.root).status(PLAN.runs[1].fingerprint)
+    assert state.failure.kind == ("out_of_memory" if isinstance(error, MemoryError) else "code")
+    assert type(error).__name__ in state.failure.traceback
+    assert "test_worker.py" in state.failure.last_frame
+    log = Ledger(folder.root).attempt_path(PLAN.runs[1].fingerprint, 1, "log")
+    assert type(error).__name__ in log.read_text()
+
+
+def test_a_record_of_a_failure_is_a_failure(folder):
+    worker(folder, Trainer(seed2=failed(PLAN.runs[2], kind="nan_loss"))).run()
+    assert statuses(folder)[2] == "failed"
+    assert Ledger(folder.root).status(PLAN.runs[2].fingerprint).failure.kind == "nan_loss"
+
+
+def test_a_record_that_cannot_be_written_is_a_failure(folder):
+    worker(folder, Trainer(seed0=finished(PLAN.runs[0], metrics={"validation_response_nll": float("nan")}))).run()
+    assert statuses(folder)[0] == "failed"
+
+
+def test_a_trainer_that_cannot_be_made_fails_three_runs_and_no_more(folder):
+    def make():
+        raise ImportError("no torch here")
+
+    assert Worker(Ledger(folder.root), folder, threading.Event(), name="", make_run_one=make).run() == SAME_FAILURE
+    assert statuses(folder) == ["failed", "failed", "failed", "planned"]
+
+
+def test_three_different_failures_are_the_runs_own(folder):
+    errors = {f"seed{seed}": RuntimeError(seed) for seed in (0, 1)}
+    assert worker(folder, Trainer(**errors, seed2=MemoryError())).run() == NOTHING_LEFT
+    assert statuses(folder) == ["failed", "failed", "failed", "finished"]
+
+
+def test_only_the_codes_failures_are_taken_for_the_codes():
+    code = failed(PLAN.runs[0]).failure
+    other = failed(PLAN.runs[0], last_frame="elsewhere:1").failure
+    data = failed(PLAN.runs[0], kind="data").failure
+    assert same_failure([code, code, code]) == code
+    assert same_failure([code] * 4) == code
+    assert same_failure([code, code]) is None
+    assert same_failure([code, code, other]) is None
+    assert same_failure([code, None, code]) is None
+    assert same_failure([None] * 3) is None
+    assert same_failure([data] * 3) is None, "another dataset of the sweep may be well"
+
+
+def test_asked_to_stop_it_gives_its_run_back(folder):
+    stop = threading.Event()
+
+    def be_stopped(should_stop):
+        assert not should_stop()
+        stop.set()
+        assert should_stop()
+        return GivenBack("saved")
+
+    trainer = Trainer(seed1=be_stopped)
+    assert worker(folder, trainer, stop).run() == NOTHING_LEFT
+    assert trainer.trained == [0, 1]
+    assert statuses(folder) == ["finished", "interrupted", "planned", "planned"]
+    assert worker(folder, Trainer()).run() == NOTHING_LEFT
+    assert statuses(folder) == ["finished"] * 4
+    assert Ledger(folder.root).record(PLAN.runs[1].fingerprint).attempt == 2
+
+
+def test_a_full_disk_is_not_the_runs_fault(folder):
+    trainer = Trainer(seed1=OSError(28, "No space left on device"))
+    assert worker(folder, trainer).run() == DISK_FULL
+    assert trainer.trained == [0, 1]
+    assert statuses(folder) == ["finished", "interrupted", "planned", "planned"]
+
+
+def test_a_run_that_somebody_took_over_is_stopped_and_not_recorded(folder, monkeypatch):
+    monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
+    ledger = Ledger(folder.root)
+
+    def be_taken_over(should_stop):
+        claimed = ledger.attempt_path(PLAN.runs[0].fingerprint, 1, "json")
+        claimed.with_name("0002.json").write_text(claimed.read_text())
+        deadline = time.monotonic() + 10
+        while not should_stop() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert should_stop()
+        return None
+
+    worker(folder, Trainer(seed0=be_taken_over)).run()
+    assert ledger.record(PLAN.runs[0].fingerprint) is None
+
+
+def test_a_request_on_disk_stops_it_too(folder, monkeypatch):
+    monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
+
+    def be_cancelled(should_stop):
+        time.sleep(0.05)
+        folder.ask_to_stop()
+        deadline = time.monotonic() + 10
+        while not should_stop() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return GivenBack("saved")
+
+    trainer = Trainer(seed0=be_cancelled)
+    worker(folder, trainer).run()
+    assert trainer.trained == [0]
+    assert statuses(folder)[:2] == ["interrupted", "planned"]
+
+
+def test_it_beats_while_a_step_is_long(folder, monkeypatch):
+    monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
+    monkeypatch.setattr("sweep.ledger.BEAT_EVERY_S", 0.01)
+    times = []
+
+    def take_long(should_stop):
+        for _ in range(2):
+            time.sleep(0.1)
+            times.append(Ledger(folder.root).status(PLAN.runs[0].fingerprint).heartbeat.time)
+        return None
+
+    worker(folder, Trainer(seed0=take_long)).run()
+    assert times[0] < times[1]
+
+
+def test_another_question_under_the_same_name_is_heard(folder):
+    longer = toy_plan(6)
+
+    def ask_more(should_stop):
+        folder.write_plan(longer)
+        return None
+
+    trainer = Trainer(seed1=ask_more)
+    worker(folder, trainer).run()
+    assert trainer.trained == [0, 1, 2, 3, 4, 5]
+
+
+def test_without_a_plan_there_is_nothing_to_do(tmp_path):
+    assert worker(SweepFolder(tmp_path, "nothing"), Trainer()).run() == NOTHING_LEFT
+
+
+def test_a_slot_is_one_workers(tmp_path):
+    lock = take_slot(tmp_path, "toys", 0, job="17")
+    (holder,) = holders(tmp_path).values()
+    assert (holder.slot, holder.sweep, holder.job, holder.owner.pid) == (0, "toys", "17", os.getpid())
+    assert take_slot(tmp_path, "others", 0) is None
+    assert work(str(tmp_path), "toys", 0) == NO_SLOT
+    assert holders(tmp_path)[0].sweep == "toys", "who looked in vain left no trace"
+    lock.close()
+    other = take_slot(tmp_path, "others", 0)
+    assert holders(tmp_path)[0].sweep == "others"
+    other.close()
+
+
+def test_a_dead_holder_is_no_holder(tmp_path, project):
+    code = f"from sweep.slots import take_slot; import os; lock = take_slot({str(tmp_path)!r}, 'toys', 3); os._exit(1)"
+    subprocess.run([sys.executable, "-c", code], cwd=project, check=False)
+    assert list((tmp_path / ".slots").iterdir())
+    assert holders(tmp_path) == {}
+    take_slot(tmp_path, "toys", 3).close()
+
+
+def test_the_trainer_is_named_by_module_and_function():
+    assert load_trainer("sweep.worker:make_trainer") is make_trainer
+
+
+def test_importing_a_worker_loads_no_torch(project):
+    code = "import sys, sweep.worker, sweep.controller, sweep.commands.running; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_status_is_one_of_six():
+    assert [str(status) for status in Status] == [
+        "planned", "running", "interrupted", "lost", "failed", "finished"]
