@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import AnalysisConfig
-from analysis.table import Table, make_table
+from analysis.table import Table, check_metric, make_table, nothing_finished
 from sweep.arguments import Arguments, parse_arguments
 from sweep.folder import SweepFolder
 from sweep.ledger import Ledger, RunState
@@ -64,7 +64,7 @@ def parse_request(argv: Sequence[str]) -> Request:
     settings = {
         key.removeprefix("analysis."): _value(text) for key, _, text in (word.partition("=") for word in own)
     }
-    build(AnalysisConfig, settings, "analysis.")  # a misspelt key dies before anything slow
+    check_metric(build(AnalysisConfig, settings, "analysis.").metric)  # before anything slow
     return Request(arguments, settings, arguments.help)
 
 
@@ -72,16 +72,21 @@ def run(request: Request) -> str:
     """Write the report and return what to print; UserError for anything that the user can mend."""
     from analysis.report import make_report, summary_text
     from sweep.cells import cell_rows
+    from sweep.commands.session import command_line
     from sweep.compose import compose_sweep
     from sweep.plan import train_command
 
     composed = compose_sweep(request.arguments, config_name="analysis")
     config = build(AnalysisConfig, {**composed.extras.get("analysis", {}), **request.settings}, "analysis.")
     folder = SweepFolder(composed.config.root, composed.config.name)
-    plan = _plan(composed, folder)
     ledger = Ledger(composed.config.root, composed.config.launcher.max_attempts)
+    if not ledger.runs.is_dir():
+        raise nothing_finished(folder.name, len(composed.cells), command_line(request.arguments))
+    plan = _plan(composed, folder)
     states = ledger.statuses(spec.fingerprint for spec in plan.runs)
     table = read_table(plan, ledger.records(states), states)
+    if not table.num_trained:
+        raise nothing_finished(folder.name, len(plan.runs), command_line(request.arguments))
     rows = cell_rows(plan, table.record_by_fingerprint, states)
     commands = {spec.fingerprint: train_command(spec) for spec in plan.runs}
     report = make_report(

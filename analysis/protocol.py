@@ -17,6 +17,9 @@ from train.record import RunRecord
 _PARTS = {"training": "training_s", "evaluation": "evaluation_s", "setup": "setup_s"}
 
 
+_COUNTED = ("train", *SPLITS)
+
+
 def cost_section(table_: Table) -> Markup:
     """Seconds, tokens per second and hours, by plane; a run that answers two planes counts once in all."""
     rows = [
@@ -86,7 +89,7 @@ def _protocol(table_: Table, group: Group) -> Markup:
     rows += _counts(records)
     rows += _environment(records)
     parts = [tag("h3", group_name(group))] if len(table_.cells_by_group) > 1 else []
-    return join([*parts, table(["", ""], rows)])
+    return join([*parts, table(["", ""], [row for row in rows if row[1] != "-"]), _counts_by_split(records)])
 
 
 def _settings(specs: Sequence[RunSpec], part: str) -> str:
@@ -116,28 +119,42 @@ def _said(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _counts(records: Sequence[RunRecord]) -> list[list[object]]:
-    """Counts as the runs reported them: one value if they agree, a range if not."""
+def _count_values(records: Sequence[RunRecord]) -> dict[str, list[int]]:
     values: dict[str, list[int]] = {}
     for record in records:
         for name, count in record.counts.items():
             values.setdefault(name, []).append(count)
+    return values
+
+
+def _counts(records: Sequence[RunRecord]) -> list[list[object]]:
+    """Counts that belong to no split: one value if the runs agree, a range if not."""
+    values = _count_values(records)
     unusable = {
         name.split(".", 1)[1]: found for name, found in values.items() if name.startswith("unusable_rows.")
     }
     rows: list[list[object]] = [
         [name.replace("_", " "), _range(found)]
         for name, found in values.items()
-        if not name.startswith("unusable_rows.")
+        if not name.startswith("unusable_rows.") and name.partition("_")[0] not in _COUNTED
     ]
-    if unusable:
-        rows.append(
-            [
-                "unusable rows by reason",
-                ", ".join(f"{name}: {_range(found)}" for name, found in sorted(unusable.items())),
-            ]
-        )
-    return rows
+    said = ", ".join(f"{name}: {_range(found)}" for name, found in sorted(unusable.items()))
+    return [*rows, ["unusable rows by reason", said or "none"]] if values else rows
+
+
+def _counts_by_split(records: Sequence[RunRecord]) -> Markup:
+    """Rows, and tokens by role, of each split; a count that is 0 everywhere is left out."""
+    values = {name: found for name, found in _count_values(records).items() if any(found)}
+    found: dict[str, dict[str, str]] = {}
+    for name, counts in values.items():
+        split, _, what = name.partition("_")
+        if split in _COUNTED:
+            found.setdefault(split, {})[what.replace("_", " ")] = _range(counts)
+    columns = list(dict.fromkeys(what for counts in found.values() for what in counts))
+    rows = [
+        [split, *(found[split].get(what, "0") for what in columns)] for split in _COUNTED if split in found
+    ]
+    return table(["split", *columns], rows, numeric=range(1, len(columns) + 1)) if rows else Markup("")
 
 
 def _range(values: Sequence[int]) -> str:
@@ -196,14 +213,14 @@ def glossary_section(available: Iterable[str]) -> Markup:
                 tag("code", measure),
                 metric.unit,
                 {"none": "none, describes only"}.get(metric.better, f"{metric.better} is better"),
-                _EXPLAINED.get(measure, ""),
                 ", ".join(split for split in SPLITS if split in found),
+                _EXPLAINED.get(measure, ""),
             ]
         )
     return join(
         [
             tag("h2", "What the numbers mean"),
-            table(["measure", "name", "unit", "direction", "meaning", "splits"], rows),
+            table(["measure", "name", "unit", "direction", "splits", "meaning"], rows),
             bullets(
                 [
                     "Every number is measured without the swept weights, so cells can be compared.",

@@ -71,13 +71,13 @@ def _prefix(index: int, num_planes: int) -> str:
 
 def _figures(study: Study, prefix: str) -> dict[str, bytes]:
     """Figures of one plane by file name; those that would be empty are left out."""
-    from analysis import plot
+    from analysis import curve, plot
     from analysis.draw import png_bytes
 
     makers: dict[str, Callable[[], Any]] = {
         "plane": lambda: plot.plane_figure(study, study.chosen),
         "difference": lambda: plot.difference_figure(study, study.chosen),
-        "ratio": lambda: plot.ratio_figure(study),
+        "ratio": lambda: curve.ratio_figure(study),
         "plane_test": lambda: plot.plane_figure(study, study.test) if study.test is not None else None,
         "difference_test": lambda: (
             plot.difference_figure(study, study.test) if study.test is not None else None

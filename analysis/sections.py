@@ -197,6 +197,7 @@ def _asked(table_: Table, study: Study) -> Markup:
         ["aliases", f"{plural(study.num_cells - study.num_runs, 'cell')} answered by another cell's run"],
         ["finished", f"{study.num_finished:,} of {plural(study.num_runs, 'run')}"],
     ]
+    rows = [row for row in rows if row[0] != "aliases" or study.num_cells > study.num_runs]
     rows += [[str(status), _names(names)] for status, names in study.absent.items()]
     failures = [
         [spec.run_id, failure.kind, failure.message]

@@ -1,7 +1,7 @@
 """Records joined to the plan that asked for them: what is there, and by name what is not. Pure."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -33,6 +33,11 @@ class Table:
     def num_finished(self) -> int:
         """Finished runs, bases included."""
         return len(self.record_by_fingerprint)
+
+    @property
+    def num_trained(self) -> int:
+        """Finished runs, bases not counted."""
+        return sum(record.stage != "base" for record in self.record_by_fingerprint.values())
 
     @property
     def available(self) -> tuple[str, ...]:
@@ -114,17 +119,10 @@ def choose_metric(table: Table, asked: str | None) -> Metric:
     Raises   ConfigError for a name that isn't a validation metric with a direction; AnalysisError if no
              record holds it. Test metrics are refused on purpose: what chooses can't also judge.
     """
-    selectable = [
-        name for name, metric in METRICS.items() if name.startswith("validation_") and metric.better != "none"
-    ]
-    if asked is not None and asked not in selectable:
-        raise _refuse_metric(asked, selectable)
-    if not any(record.stage != "base" for record in table.record_by_fingerprint.values()):
-        raise AnalysisError(
-            f"no finished run of {table.plan.name} among {len(table.plan.runs)} asked",
-            "at least one",
-            f"first run: python -m sweep +grid={table.plan.name}",
-        )
+    selectable = check_metric(asked)
+    if not table.num_trained:
+        command = f"python -m sweep +grid={table.plan.name}"
+        raise nothing_finished(table.plan.name, len(table.plan.runs), command)
     available = [name for name in table.available if name in selectable]
     if asked is not None and asked not in available:
         raise AnalysisError(
@@ -144,7 +142,24 @@ def choose_metric(table: Table, asked: str | None) -> Metric:
     return chosen
 
 
-def _refuse_metric(asked: str, selectable: list[str]) -> ConfigError:
+def check_metric(asked: str | None) -> tuple[str, ...]:
+    """The metrics that may choose; ConfigError if `asked` is none of them."""
+    selectable = tuple(
+        name for name, metric in METRICS.items() if name.startswith("validation_") and metric.better != "none"
+    )
+    if asked is not None and asked not in selectable:
+        raise _refuse_metric(asked, selectable)
+    return selectable
+
+
+def nothing_finished(name: str, num_asked: int, command: str) -> AnalysisError:
+    """No record of any trained run: what to type first."""
+    return AnalysisError(
+        f"no finished run of {name} among {num_asked:,} asked", "at least one", f"first run: {command}"
+    )
+
+
+def _refuse_metric(asked: str, selectable: Sequence[str]) -> ConfigError:
     if asked in METRICS:
         same = asked.replace("test_", "validation_").replace("robustness_", "validation_")
         why = "has no direction" if METRICS[asked].better == "none" else "is for the report, not for choosing"

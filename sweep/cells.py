@@ -34,7 +34,8 @@ def cell_rows(plan: Plan, records: Mapping[str, RunRecord], states: Mapping[str,
 def _row(model: str, dataset: str, prompt_weight: float, response_weight: float, seed: int | None,
          settings: Settings, *, is_alias: bool, is_base: bool) -> Row:
     return {"model": model, "dataset": dataset, "prompt_weight": prompt_weight,
-            "response_weight": response_weight, "seed": seed, **dict(settings), "is_base": is_base, "is_alias": is_alias}
+            "response_weight": response_weight, "seed": seed, **dict(settings),
+            "is_base": is_base, "is_alias": is_alias}
 
 
 def _answer(spec: RunSpec, records: Mapping[str, RunRecord], states: Mapping[str, RunState]) -> Row:

@@ -25,7 +25,7 @@ from sweep.ledger import CLAIMABLE, Ledger, RunState
 from sweep.show import View, reason
 from sweep.slots import holders
 from sweep.spec import Plan, Status
-from sweep.worker import same_failure
+from sweep.worker import counts_as_evidence, same_failure
 from train.record import Failure
 
 PATIENCE_S = 30.0  # for checkpoints, after a request to stop
@@ -90,7 +90,8 @@ class Controller:
         self._not_before: dict[int, float] = {}
         self._pause_s = 1.0
         self._num_deaths, self._done_before = 0, (-1, -1)
-        self._started, self._last_busy, self._is_joined = time.time(), time.monotonic(), False
+        self._started, self._last_busy = time.time(), time.monotonic()
+        self._said: set[str] = set()
 
     def run(self) -> Ending:
         """Until everything is finished or failed, somebody says stop, or going on makes no sense."""
@@ -100,6 +101,7 @@ class Controller:
                 look_s = self._look()
                 if all(state.status in (Status.FINISHED, Status.FAILED) for state in self.states.values()):
                     return Ending(states=self.states)
+                self.view.update(self.plan, self.states, self._estimate())
                 if lock is None and not self._only_watch:
                     lock = self._take_lock()
                 if self.interrupts.event.is_set() or self.folder.was_stopped_after(self._started):
@@ -116,10 +118,14 @@ class Controller:
 
     def _take_lock(self) -> IO[str] | None:
         lock = take_controller_lock(self.folder)
-        if lock is None and not self._is_joined:
-            self._is_joined = True
-            self.view.say("another process is running this sweep; watching, and taking over if it ends")
+        if lock is None:
+            self._say_once("another process is running this sweep; watching, and taking over if it ends")
         return lock
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.view.say(line)
 
     def _is_idle(self) -> bool:
         """Whether no worker and no controller has been seen for a while."""
@@ -130,7 +136,7 @@ class Controller:
         return time.monotonic() - self._last_busy > IDLE_S
 
     def _look(self) -> float:
-        """Read the ledger, show what it says; the seconds that took."""
+        """Read the ledger and say what ended; the seconds that took."""
         started = time.monotonic()
         before, self.states = self.states, self.ledger.statuses(spec.fingerprint for spec in self.plan.runs)
         for spec in self.plan.runs:
@@ -141,9 +147,9 @@ class Controller:
                 self._first_outcomes.append(state.failure)
                 self.view.say(f"failed {spec.run_id}: {reason(state)}")
             elif state.status is Status.FINISHED:
-                self._first_outcomes.append(None)
+                if counts_as_evidence(spec, None):
+                    self._first_outcomes.append(None)
                 self.view.say(f"finished {spec.run_id}")
-        self.view.update(self.plan, self.states, self._estimate())
         return time.monotonic() - started
 
     def _estimate(self) -> Estimate | None:
@@ -162,7 +168,7 @@ class Controller:
                 f"{failure.message}. The rest stays planned.")
 
     def _tend_workers(self) -> str:
-        """As many workers as there are free slots and unclaimed runs; says why not, if that makes no sense."""
+        """As many workers as there are free slots and unclaimed runs; why not, if that makes no sense."""
         held = holders(self.folder.root)
         registered = {holder.job for holder in held.values()}
         without_slot = [job for job in self._jobs if job.number not in registered]
@@ -180,6 +186,8 @@ class Controller:
         num_wanted = min(len(free), num_claimable - len(starting) - num_idle)
         if num_wanted > 0:
             self._jobs += self._start(self.launch, free[:num_wanted])
+        if num_claimable and len(taken) >= self.launch.num_slots and not ours and not starting:
+            self._say_once(f"waiting: other sweeps hold all {self.launch.num_slots} slots of this machine")
         return ""
 
     def _bury(self, dead: list[Job]) -> str:
@@ -193,12 +201,14 @@ class Controller:
             self._not_before[job.slot] = time.monotonic() + self._pause_s
             if job.ended_in_order():  # it found nothing to do: a taken slot, or runs that others took
                 self._pause_s = min(30.0, 2 * self._pause_s)
-            elif time.time() - job.started_at < QUICK_DEATH_S:
-                self._num_deaths += 1
+                continue
+            self._num_deaths += time.time() - job.started_at < QUICK_DEATH_S
+            self.view.say(f"a worker died: {next(iter(job.last_words(1)), 'killed, without a word')[:200]}")
         if self._num_deaths < NUM_DEATHS:
             return ""
         words = [f"  {line[:200]}" for line in dead[-1].last_words(4)] or ["  it printed nothing"]
-        return "\n".join([f"stopped: {self._num_deaths} workers in a row died at once; the last one said:", *words])
+        first = f"stopped: {self._num_deaths} workers in a row died at once; the last one said:"
+        return "\n".join([first, *words])
 
     def _stop(self, *, is_owner: bool, problem: str = "") -> Ending:
         """End our workers, if they are ours, and wait for their checkpoints."""
@@ -207,8 +217,9 @@ class Controller:
             num_left = stop_workers(self.folder, self._jobs, on_wait=lambda num: self.view.say(
                 f"stopping: waiting for {num} {'worker' if num == 1 else 'workers'} to save their state"))
             self._look()
-        return Ending(states=self.states, is_interrupted=not problem, problem=problem, num_left_working=num_left,
-                      is_watcher=not is_owner and not self.folder.was_stopped_after(self._started))
+        is_watcher = not is_owner and not self.folder.was_stopped_after(self._started)
+        return Ending(states=self.states, is_interrupted=not problem, problem=problem, is_watcher=is_watcher,
+                      num_left_working=num_left)
 
 
 def stop_workers(folder: SweepFolder, jobs: Sequence[Job] = (), *, patience_s: float = PATIENCE_S,

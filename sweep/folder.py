@@ -23,6 +23,7 @@ from typing import Any
 from sweep.errors import LedgerError
 from sweep.plan import plan_from_dict, plan_to_dict
 from sweep.spec import Plan
+from train.errors import UserError
 from train.files import read_json, write_json_atomic
 
 _CAUSES = {
@@ -51,9 +52,13 @@ class SweepFolder:
         self.stop_path = self.path / "stop"
 
     def plan(self) -> Plan | None:
-        """The plan written here; None if there is none."""
+        """The plan written here; None if there is none. Raises LedgerError for one of another version."""
         values = read_json(self.plan_path)
-        return plan_from_dict(values) if values is not None else None
+        try:
+            return plan_from_dict(values) if values is not None else None
+        except (KeyError, IndexError, TypeError, UserError) as error:
+            raise LedgerError(f"{self.plan_path} was written by another version", "a plan of this version",
+                              "run the sweep's command again: it writes a new one") from error
 
     def plan_version(self) -> tuple[int, int]:
         """Changes whenever another plan is written."""

@@ -95,7 +95,8 @@ def visible_gpus(environment: Mapping[str, str] = os.environ,
     """The devices we may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return tuple(name.strip() for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles"))
+        names = [name.strip() for name in named.split(",")]
+        return tuple(name for name in names if name not in ("", "-1", "NoDevFiles"))
     try:
         return tuple(str(index) for index in range(len(os.listdir(proc))))
     except OSError:
@@ -104,7 +105,8 @@ def visible_gpus(environment: Mapping[str, str] = os.environ,
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return tuple(str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU "))
+    num_devices = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return tuple(str(index) for index in range(num_devices))
 
 
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

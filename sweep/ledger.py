@@ -189,7 +189,7 @@ class Ledger:
                                              f"{last_line[:200]}")
 
     def _silence_s(self, fingerprint: str, attempt: int) -> float:
-        """How long an owner elsewhere has been silent, by the file system's clock: machines' clocks differ."""
+        """How long an owner elsewhere has been silent, by the file system's clock: ours may differ."""
         last = 0.0
         for suffix in ("json", "heartbeat"):
             try:
@@ -236,7 +236,7 @@ class Claim:
     def commit(self, record: RunRecord) -> bool:
         """Make the finished run's record final; False if the run is somebody else's by now."""
         if record.fingerprint != self.fingerprint or record.outcome != "finished":
-            raise ValueError(f"{record.run_id}, {record.outcome}: not the record of a finished {self.fingerprint}")
+            raise ValueError(f"{record.run_id}, {record.outcome}: not the record of this finished run")
         if self.is_fenced():
             return False
         path = self.folder / "record.json"

@@ -75,6 +75,7 @@ def _spec_maker(cache_folder: Path | None, allow_unresolved: bool) -> MakeSpec:
 
     def make_spec(config: RunConfig) -> RunSpec:
         model, dataset = model_identity(config.model), dataset_identity(config.dataset)
+        config = identity.pinned(config, model, dataset)
         name = fingerprint(config, model_identity=model, dataset_identity=dataset)
         return RunSpec(_run_id(config, name), name, config, model, dataset)
 

@@ -196,5 +196,7 @@ def _live_screen(plan: Plan, states: Mapping[str, RunState], estimate: Estimate 
                         for text in (spec.run_id, step_text(state), last_numbers(ledger, spec.fingerprint))))
     if len(running) > SCREEN_RUNS:
         table.add_row(Text(f"and {len(running) - SCREEN_RUNS} more"))
-    return Group(ProgressBar(total=max(1, len(plan.runs)), completed=finished, width=60),
-                 Text(progress_line(plan, states, estimate)), table)
+    head = Table.grid(padding=(0, 2))
+    head.add_row(ProgressBar(total=max(1, len(plan.runs)), completed=finished, width=24),
+                 Text(progress_line(plan, states, estimate)))
+    return Group(head, table)

@@ -1,8 +1,8 @@
 """Slots: how many workers a machine may run at once, whatever was started, and how often.
 
 A slot is a file lock under <root>/.slots that a worker holds for as long as it lives; the kernel gives it
-back at death, however sudden. The file's content says who holds it, so that others can look without touching the
-lock: a reader that took the lock for a moment could turn a starting worker away.
+back at death, however sudden. The file's content says who holds it, so that others can look without touching
+the lock: a reader that took the lock for a moment could turn a starting worker away.
 """
 
 import fcntl

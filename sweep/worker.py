@@ -1,12 +1,14 @@
 """A worker: a process that claims runs of a plan one after another and trains them, until none is left.
 
 It talks to nobody. What it reads is the plan and the ledger, what it writes is the ledger, so the process
-that started it may die, be replaced or be joined by others. It is the one place of `sweep` that imports torch,
-and only once it has a run to train.
+that started it may die, be replaced or be joined by others. It is the one place of `sweep` that imports
+torch, and only once it has a run to train.
 """
 
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -27,7 +29,7 @@ from train.config import config_to_dict
 from train.failures import failure_from_exception
 from train.record import Failure, RunRecord
 
-NOTHING_LEFT, NO_SLOT, SAME_FAILURE, DISK_FULL = 0, 3, 4, 5  # what `work` returns
+NOTHING_LEFT, NO_SLOT, SAME_FAILURE = 0, 3, 4  # what `work` returns
 NUM_SAME_FAILURES = 3
 TRAINER = "sweep.worker:make_trainer"
 
@@ -113,16 +115,16 @@ class Worker:
         self._started = time.time()
 
     def run(self) -> int:
-        """Work until nothing is left, somebody says stop, or going on makes no sense."""
+        """Work until nothing is left, somebody says stop, or it makes no sense; OSError for a full disk."""
         for spec, claim in self._claims():
             started = time.monotonic()
             outcome, failure = self._attempt(spec, claim)
             say = f"{outcome} {spec.run_id} after {time.monotonic() - started:.1f} s"
             print(f"{say}: {failure.kind}: {failure.message}" if failure else say, flush=True)
             if failure and failure.kind == "disk_full":
-                return DISK_FULL
-            if outcome != "interrupted":
-                self._first_failures = [*self._first_failures, failure][:NUM_SAME_FAILURES]
+                raise OSError(errno.ENOSPC, f"{failure.message}; {spec.run_id} can be continued")
+            if outcome != "interrupted" and counts_as_evidence(spec, failure):
+                self._first_failures.append(failure)
             if same_failure(self._first_failures):
                 return SAME_FAILURE
         return NOTHING_LEFT
@@ -163,7 +165,9 @@ class Worker:
                 record = self._run_one(spec, folder=claim.folder, attempt=claim.attempt,
                                        on_progress=on_progress, should_stop=should_stop)
                 if record.outcome == "finished":
-                    return ("finished" if claim.commit(record) else "somebody else finished"), None
+                    is_ours = claim.commit(record)
+                    shutil.rmtree(claim.folder / "checkpoint", ignore_errors=True)  # not before the record
+                    return ("finished" if is_ours else "somebody else finished"), None
                 claim.fail(record)
                 return "failed", record.failure
             except GivenBack:
@@ -211,6 +215,11 @@ def same_failure(outcomes: list[Failure | None]) -> Failure | None:
     if len(first) == NUM_SAME_FAILURES and len(signatures) == 1 and first[0] and first[0].kind == "code":
         return first[0]
     return None
+
+
+def counts_as_evidence(spec: RunSpec, failure: Failure | None) -> bool:
+    """Whether a run's end says anything about the code that trains: a measured base model doesn't."""
+    return failure is not None or spec.config.stage != "base"
 
 
 def writable(failure: Failure) -> Failure:

@@ -31,7 +31,7 @@ def train_by_hand(argv: Sequence[str]) -> int:
     """Run the command line; UserError for a mistake in it."""
     from train.compose import compose_run
     from train.fingerprint import fingerprint as fingerprint_of
-    from train.identity import dataset_identity, model_identity
+    from train.identity import dataset_identity, model_identity, pinned
 
     overrides, config_dirs, output = _split(argv)
     if any(word == "stage=base" for word in overrides):  # nothing is trained, so nothing needs to be said of it
@@ -40,6 +40,7 @@ def train_by_hand(argv: Sequence[str]) -> int:
     config = compose_run(overrides, config_dirs)
     identities = {"model_identity": model_identity(config.model, cache_folder=None),
                   "dataset_identity": dataset_identity(config.dataset, cache_folder=None)}
+    config = pinned(config, **identities)
     fingerprint = fingerprint_of(config, **identities)
     folder = Path(output) if output else Path("outputs") / "by_hand" / fingerprint
     record = record_from_dict(read_json(folder / "record.json") or {})

@@ -167,7 +167,7 @@ class ObjectiveConfig:
 class SeedsConfig:
     """Separate sources of chance. None: derived from the run's `seed`."""
 
-    init: int | None = None  # adapters, or a model without weights
+    init: int | None = None  # LoRA adapters; full fine-tuning initialises nothing
     data_order: int | None = None
     dropout: int | None = None
 

@@ -5,9 +5,11 @@ may have neither torch nor a GPU, and so import only the standard library (the h
 A broken checkpoint should cost one line here and not a thousand failed jobs.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
+import re
 import struct
 import time
 from collections.abc import Iterable, Mapping
@@ -15,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from train.config import DatasetConfig, ModelConfig
+from train.config import DatasetConfig, ModelConfig, RunConfig
 from train.errors import DataError, ModelError, UserError
 from train.files import read_json, write_json_atomic
 from train.hub import hub_identity
@@ -96,6 +98,24 @@ def model_identity(config: ModelConfig, *, cache_folder: Path | None, allow_unre
     return f"{base}+template:{template}"
 
 
+def pinned(config: RunConfig, model_identity: str, dataset_identity: str) -> RunConfig:
+    """The configuration with branch names replaced by the commits of its identities.
+
+    A run loads by revision: under a branch's name it could get newer files than its identity says.
+    """
+    model, dataset = config.model, config.dataset
+    if commit := _hub_commit(model_identity):
+        model = dataclasses.replace(model, revision=commit)
+    if commit := _hub_commit(dataset_identity):
+        dataset = dataclasses.replace(dataset, revision=commit)
+    return dataclasses.replace(config, model=model, dataset=dataset)
+
+
+def _hub_commit(identity: str) -> str | None:
+    match = re.match(r"hub:[^@]+@([0-9a-f]{40})", identity)
+    return match[1] if match else None
+
+
 def _folder_identity(config: ModelConfig, cache_folder: Path | None) -> str:
     folder = EMBEDDED_MODEL_FOLDER if config.source == "embedded" else Path(str(config.path))
     if not folder.is_dir() and config.source == "embedded":
@@ -118,7 +138,7 @@ def _folder_identity(config: ModelConfig, cache_folder: Path | None) -> str:
 
 def _model_files(folder: Path, with_code: bool) -> list[Path]:
     """The files that decide what the model is; neither notes nor optimizer states."""
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    weights = sorted(folder.glob("*.safetensors"))  # the only weights that are ever loaded: no pickles
     indexes = sorted(folder.glob("*.index.json"))
     code = sorted(folder.glob("*.py")) if with_code else []
     named = [folder / name for name in _MODEL_FILES if (folder / name).is_file()]
@@ -131,6 +151,12 @@ def _check_model_files(folder: Path, files: Iterable[Path]) -> None:
             f"{folder} has no config.json",
             "a checkpoint in the transformers format",
             "set model.path=... to the folder that holds config.json",
+        )
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise ModelError(
+            f"{folder} has no weights in safetensors",
+            "model.safetensors, or shards with model.safetensors.index.json",
+            "save the model with save_pretrained, which writes safetensors",
         )
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelError(

@@ -182,7 +182,7 @@ class Encoder:
         starts, ends = self._without_swallowed_space(text, ids, starts, ends)
         roles = token_roles(char_roles, starts, ends)
         _, ends = _widened(starts, ends, len(text))
-        if len(ids) and ids[0] == self._bos_id and roles[0] != Role.RESPONSE:
+        if len(ids) and ids[0] == self._bos_id:
             roles[0] = Role.NONE
         elif self.adds_bos:
             ids = np.concatenate([np.array([self._bos_id], np.int32), ids])

@@ -20,6 +20,6 @@ def export(arguments: Arguments) -> int:
         write(temporary)
         temporary.replace(path)
         print(path)
-    num_recorded = int((frame["status"] == "finished").sum())
+    num_recorded = sum(status == "finished" for status in frame["status"])
     print(f"{len(frame)} rows, {num_recorded} with numbers")
     return 0

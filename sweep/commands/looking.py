@@ -46,7 +46,7 @@ def plan(arguments: Arguments) -> int:
 
 
 def status(arguments: Arguments) -> int:
-    """One screen: counts, runs in flight, failures. Without a grid a line per sweep; of a run, what `why` says."""
+    """One screen: counts, runs in flight, failures. No grid: a line per sweep; a run: what `why` says."""
     if arguments.run is not None:
         return why(arguments)
     if not has_grid(arguments):
@@ -140,9 +140,11 @@ def _explanation(spec: RunSpec, state: RunState, ledger: Ledger, arguments: Argu
     log = ledger.attempt_path(spec.fingerprint, state.attempt, "log")
     where = f"by {state.owner.worker or state.owner.pid} on {state.owner.host}" if state.owner else ""
     again = command_line(arguments) if has_grid(arguments) else "the sweep's own command"
+    progress = f"{step_text(state)}, attempt {state.attempt}"
     match state.status:
         case Status.FAILED if state.failure is not None:
-            retry = command_line(arguments, "retry", spec.run_id) if has_grid(arguments) else f"{again}, retry"
+            words = ("retry", spec.run_id)
+            retry = command_line(arguments, *words) if has_grid(arguments) else f"{again}, {' '.join(words)}"
             return [f"{spec.run_id} failed in attempt {state.attempt}, {reason(state)}",
                     f"where: {state.failure.last_frame or 'not known'}",
                     f"log: {log}",
@@ -156,15 +158,12 @@ def _explanation(spec: RunSpec, state: RunState, ledger: Ledger, arguments: Argu
                     f"by hand: {_train_command(spec)}"]
         case Status.RUNNING:
             since = duration_text(time.time() - state.owner.claimed_at) if state.owner else "a while"
-            return [f"{spec.run_id} is running, {step_text(state)}, attempt {state.attempt}, for {since} {where}",
-                    f"log: {log}"]
+            return [f"{spec.run_id} is running for {since}, {progress}, {where}", f"log: {log}"]
         case Status.INTERRUPTED:
-            return [f"{spec.run_id} was given back with a checkpoint "
-                    f"({step_text(state)}, attempt {state.attempt})",
+            return [f"{spec.run_id} was given back with a checkpoint ({progress})",
                     f"log: {log}", f"it continues with: {again}"]
         case Status.LOST:
-            return [f"{spec.run_id} is lost: its worker {where} died without a word "
-                    f"({step_text(state)}, attempt {state.attempt})",
+            return [f"{spec.run_id} is lost: its worker died without a word, {where} ({progress})",
                     f"log: {log}", f"it continues from its last checkpoint with: {again}"]
         case _:
             before = "its failure was forgiven, " if state.attempt else ""

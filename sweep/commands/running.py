@@ -6,7 +6,6 @@ from sweep.arguments import Arguments
 from sweep.commands.reporting import show_report
 from sweep.commands.session import Session, find_run, open_session
 from sweep.controller import Controller, Ending, Interrupts
-from sweep.folder import check_root
 from sweep.launch import Launch
 from sweep.show import make_view, reason
 from sweep.spec import Status
@@ -23,7 +22,6 @@ def retry(arguments: Arguments) -> int:
     """Forgive failed runs, all or the one named, and run."""
     session = open_session(arguments)
     runs = [find_run(session.plan.runs, arguments.run)] if arguments.run else session.plan.runs
-    check_root(session.config.root)
     num_forgiven = sum(session.ledger.retry(spec.fingerprint) for spec in runs)
     print(f"{num_forgiven} failed {_runs(num_forgiven)} will be tried again")
     return run_session(session)
@@ -43,7 +41,6 @@ def watch(arguments: Arguments) -> int:
 
 def run_session(session: Session) -> int:
     """The rest of `run`, once the question is composed and planned."""
-    check_root(session.config.root)
     session.folder.write_plan(session.plan)
     session.folder.link_runs(session.plan)
     print(_opening_words(session))

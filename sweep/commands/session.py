@@ -1,5 +1,6 @@
 """What every command starts from: the question composed, its plan, its folder and the ledger."""
 
+import contextlib
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +10,8 @@ from pathlib import Path
 from sweep.arguments import Arguments
 from sweep.config import SweepConfig
 from sweep.duration import Estimate, Kind, kind_of, remaining_time, seconds_by_kind
-from sweep.folder import SweepFolder, sweep_names
+from sweep.errors import LedgerError
+from sweep.folder import SweepFolder, check_root, sweep_names
 from sweep.launch import available_cores, visible_gpus
 from sweep.ledger import Ledger, RunState
 from sweep.spec import Plan, RunSpec, Status
@@ -56,13 +58,15 @@ class Session:
 def open_session(arguments: Arguments, *, allow_unresolved: bool = False) -> Session:
     """Compose and plan what the command line asks; UserError for every mistake in it.
 
-    allow_unresolved: for a look only; an identity that takes a download to know may stay open.
+    allow_unresolved: for a look only: the root isn't tried, and an identity that takes a download stays open.
     """
     from sweep.compose import compose_sweep
     from sweep.plan import make_plan
 
     composed = compose_sweep(arguments)
     config = composed.config
+    if not allow_unresolved:
+        check_root(config.root)
     plan = make_plan(composed, cache_folder=Path(config.root) / ".cache", allow_unresolved=allow_unresolved)
     return Session(arguments, config, plan, SweepFolder(config.root, config.name),
                    Ledger(config.root, config.launcher.max_attempts))
@@ -81,9 +85,13 @@ def root_of(arguments: Arguments) -> Path:
 
 
 def saved_plans(root: Path) -> list[Plan]:
-    """The plans of every sweep below a root."""
-    plans = (SweepFolder(root, name).plan() for name in sweep_names(root))
-    return [plan for plan in plans if plan is not None]
+    """The plans of every sweep below a root, but for those of another version."""
+    plans: list[Plan] = []
+    for name in sweep_names(root):
+        with contextlib.suppress(LedgerError):
+            if (plan := SweepFolder(root, name).plan()) is not None:
+                plans.append(plan)
+    return plans
 
 
 def command_line(arguments: Arguments, *words: str) -> str:

@@ -1,6 +1,7 @@
 """Every word after `python -m sweep`, on a small real sweep that is interrupted once."""
 
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from commands import PROJECT, run_command
 
 from sweep.folder import SweepFolder
 from sweep.ledger import Ledger
+from sweep.slots import holders
 from sweep.spec import Status
 
 pytestmark = pytest.mark.integration
@@ -23,8 +25,8 @@ def sweep(tmp_path_factory):
     """A root with a finished sweep, what the interrupted and the second command printed."""
     root = tmp_path_factory.mktemp("sweep") / "root"
     command = [sys.executable, "-m", "sweep", GRID, f"root={root}", "launcher.slots=1"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+    process = subprocess.Popen(command, cwd=PROJECT, text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         plan = SweepFolder(root, "smoke_2x2").plan()
@@ -60,6 +62,30 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_line_continues(sweep):
     log = "".join(path.read_text() for path in root.glob(".runs/*/attempts/*.log"))
     assert "Traceback" not in log
     assert len(list(root.glob(".runs/*/attempts/*.released"))) == 1
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_workers_as_a_request(tmp_path):
+    script = PROJECT / "tests" / "integration" / "toy_sweep.py"
+    paths = os.pathsep.join([str(PROJECT), str(script.parent)])
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, [sys.executable, str(script), str(tmp_path), "30"],
+                  {**os.environ, "PYTHONPATH": paths, "TERM": "xterm", "COLUMNS": "100"})
+    output, is_sent, deadline = b"", False, time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            output += os.read(terminal, 65536)
+        except OSError:  # the terminal's last process is gone
+            break
+        if not is_sent and b"2 running" in output:
+            os.write(terminal, b"\x03")
+            is_sent = True
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert b"stopping: waiting for 2 workers" in output
+    assert b"Traceback" not in output
+    assert len(list(tmp_path.glob(".runs/*/attempts/*.released"))) == 2
+    assert not holders(tmp_path)
 
 
 def test_a_second_run_starts_nothing_and_shows_the_same_report(sweep):
@@ -121,9 +147,10 @@ def test_df_holds_every_cell(sweep):
     root = sweep[0]
     done = ask(root, "df")
     assert done.returncode == 0, done.stderr
-    frame = pandas.read_csv(root / "smoke_2x2" / "report" / "cells.csv")
+    report = root / "smoke_2x2" / "report"
+    frame = pandas.read_csv(report / "cells.csv")
     assert len(frame) == 4
-    assert list(frame.columns) == list(pandas.read_parquet(root / "smoke_2x2" / "report" / "cells.parquet").columns)
+    assert list(frame.columns) == list(pandas.read_parquet(report / "cells.parquet").columns)
     base = frame[frame["is_base"]].iloc[0]
     assert (base["prompt_weight"], base["response_weight"]) == (0.0, 0.0)
     assert frame["validation_response_nll"].notna().all()
@@ -140,9 +167,8 @@ def test_a_rerun_is_identical(sweep):
 def test_a_rerun_that_differs_is_told(sweep, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(sweep[0], root, symlinks=True)
-    (path,) = root.glob(".runs/*/record.json") if False else [
-        Ledger(root).folder(spec.fingerprint) / "record.json"
-        for spec in SweepFolder(root, "smoke_2x2").plan().runs if "base" in spec.run_id]
+    (path,) = [Ledger(root).folder(spec.fingerprint) / "record.json"
+               for spec in SweepFolder(root, "smoke_2x2").plan().runs if "base" in spec.run_id]
     text = path.read_text()
     path.write_text(text.replace('"validation_response_nll": ', '"validation_response_nll": 1'))
     again = ask(root, "rerun", "base")
@@ -159,8 +185,9 @@ def test_there_is_nothing_to_cancel_or_retry(sweep):
 
 def test_cancel_stops_a_sweep_that_runs_elsewhere(tmp_path):
     root = tmp_path / "root"
-    process = subprocess.Popen([sys.executable, "-m", "sweep", GRID, f"root={root}", "launcher.slots=1"], text=True,
-                               cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [sys.executable, "-m", "sweep", GRID, f"root={root}", "launcher.slots=1"]
+    process = subprocess.Popen(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
     while not list(root.glob(".runs/*/attempts/*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -184,18 +211,18 @@ def test_a_folder_that_cannot_be_is_the_users_mistake(tmp_path):
 
 
 def test_a_full_pipe_is_no_error(sweep):
-    done = subprocess.run(f"{sys.executable} -m sweep {GRID} root={sweep[0]} status | head -1", shell=True, text=True,
-                          cwd=PROJECT, capture_output=True, check=True)
+    line = f"{sys.executable} -m sweep {GRID} root={sweep[0]} status | head -1"
+    done = subprocess.run(line, shell=True, text=True, cwd=PROJECT, capture_output=True, check=True)
     assert done.stdout.startswith("smoke_2x2: ")
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize("words", [["--help"], [GRID, "plan"], [GRID, "status"]])
 def test_looking_loads_nothing_heavy(words, tmp_path):
+    heavy = {"torch", "pandas", "wandb", "transformers", "scipy", "matplotlib", "submitit"}
     code = ("import sys; sys.argv = ['sweep', *sys.argv[1:]]; from sweep.__main__ import main; main()\n"
-            "heavy = {'torch', 'pandas', 'wandb', 'transformers', 'scipy', 'matplotlib', 'submitit'} & set(sys.modules)\n"
-            "print('heavy:', sorted(heavy))")
+            f"print('heavy:', sorted({heavy!r} & set(sys.modules)))")
     where = [] if words == ["--help"] else [f"root={tmp_path}"]
-    done = subprocess.run([sys.executable, "-c", code, *words, *where], cwd=PROJECT, capture_output=True, text=True,
-                          check=True)
+    done = subprocess.run([sys.executable, "-c", code, *words, *where], cwd=PROJECT, capture_output=True,
+                          text=True, check=True)
     assert done.stdout.endswith("heavy: []\n")

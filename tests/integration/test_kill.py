@@ -113,7 +113,7 @@ def assert_no_attempt_after_the_record(root: Path) -> None:
         committed = (folder / "record.json").stat().st_mtime
         for claim in (folder / "attempts").glob("*.json"):
             if claim.name.count(".") == 1 and not claim.with_suffix(".released").exists():
-                assert (read_json(claim) or {})["claimed_at"] <= committed, f"{claim}: claimed when all was done"
+                assert (read_json(claim) or {})["claimed_at"] <= committed, f"{claim}: after the record"
 
 
 @pytest.mark.parametrize("seed", [0, 1])

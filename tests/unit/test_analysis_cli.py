@@ -52,6 +52,7 @@ def test_settings_of_the_analysis_are_taken_out_of_the_sweeps_arguments():
         ("analysis.standard_errors=-1", "a number above 0"),
         ("analysis.standard_errors=many", "a number"),
         ("analysis.max_empty_output_rate=2", "a share from 0 to 1"),
+        ("analysis.metric=exact_answer", "did you mean validation_exact_answer"),
     ],
 )
 def test_bad_settings_die_before_anything_slow(word, message):
@@ -95,7 +96,7 @@ def test_again_gives_the_same_bytes_and_clears_old_figures(swept):
 
 def test_another_metric_is_one_word(swept, undrawn):
     assert "Lowest response nll" in run(
-        request("+grid=wit_5x5", f"root={swept}", "analysis.metric=validation_response_nll")
+        request("+grid=wit_5x5", f"root={swept}", "analysis.metric=validation_response_nll", "name=nll")
     )
 
 
@@ -110,7 +111,8 @@ def test_another_question_over_the_same_root_counts_what_it_shares(swept, undraw
 
 def test_without_records_it_says_what_to_run_first(tmp_path):
     with pytest.raises(UserError, match=r"first run: python -m sweep \+grid=smoke_2x2"):
-        run(request("+grid=smoke_2x2", f"root={tmp_path}"))
+        run(request("+grid=smoke_2x2", f"root={tmp_path / 'never'}", "name=other"))
+    assert not (tmp_path / "never").exists()
 
 
 def test_the_command_prints_a_line_and_exits_with_two(project):
@@ -122,10 +124,7 @@ def test_the_command_prints_a_line_and_exits_with_two(project):
         check=False,
     )
     assert finished.returncode == 2
-    assert (
-        finished.stderr.startswith("error: unknown metric analysis.metric=exact")
-        or "first run" in finished.stderr
-    )
+    assert finished.stderr.startswith("error: unknown metric analysis.metric=exact;")
     assert finished.stderr.count("\n") == 1
 
 

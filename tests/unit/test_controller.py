@@ -98,8 +98,8 @@ def train(spec, *, folder, attempt, should_stop, on_progress):
 def control(folder, machine, *, num_slots=2, plan=PLAN, interrupts=None, **settings):
     stream = io.StringIO()
     launch = Launch(root=str(folder.root), sweep=folder.name, num_slots=num_slots)
-    ending = Controller(plan, Ledger(folder.root), folder, launch, PlainView(stream), interrupts or Interrupts(),
-                        start=machine, poll_s=0.01, **settings).run()
+    ending = Controller(plan, Ledger(folder.root), folder, launch, PlainView(stream),
+                        interrupts or Interrupts(), start=machine, poll_s=0.01, **settings).run()
     for thread in machine.threads:
         thread.join()
     return ending, stream.getvalue()
@@ -161,6 +161,7 @@ def test_workers_that_die_at_once_are_not_started_forever(folder):
     assert len(machine.started) == 3
     assert ending.num(Status.PLANNED) == 5
     assert "3 workers in a row died at once" in text
+    assert text.count("a worker died: Traceback") == 3
     assert "ImportError: no torch" in text
     assert len(ending.problem.splitlines()) <= 5
 
@@ -172,6 +173,29 @@ def test_a_taken_slot_is_left_alone(folder, capsys):
     assert set(machine.started) == {1}
     assert ending.num(Status.FINISHED) == 5
     lock.close()
+
+
+def test_a_measured_base_model_does_not_excuse_the_code(folder, capsys):
+    plan = toy_plan(5, has_base=True)
+    folder.write_plan(plan)
+
+    def break_training(spec, **_):
+        if spec.config.stage == "base":
+            return finished(spec)
+        raise RuntimeError("a bug")
+
+    ending, _ = control(folder, Machine(folder, break_training), num_slots=1, plan=plan)
+    assert ending.num(Status.FAILED) == 3
+    assert "the first 3 runs all failed in" in ending.problem
+
+
+def test_when_others_hold_all_slots_it_says_so(folder, capsys):
+    lock = take_slot(folder.root, "another sweep", 0)
+    threading.Timer(0.2, lock.truncate, [0]).start()
+    threading.Timer(0.3, lock.close).start()
+    ending, text = control(folder, Machine(folder, train), num_slots=1)
+    assert text.count("waiting: other sweeps hold all 1 slots of this machine") == 1
+    assert ending.num(Status.FINISHED) == 5
 
 
 def test_a_request_to_stop_leaves_the_rest_planned(folder, capsys):
@@ -253,7 +277,8 @@ def test_stopping_waits_only_so_long(tmp_path, project):
     code = ("import signal, sys, time; from sweep.slots import take_slot\n"
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
             f"lock = take_slot({str(tmp_path)!r}, 'toys', 0); print('up', flush=True); sys.stdin.readline()")
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=project)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=project, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE)
     process.stdout.readline()
     assert stop_workers(folder, patience_s=0.2) == 1
     assert folder.was_stopped_after(0.0)
@@ -275,7 +300,8 @@ def test_the_first_interrupt_asks_and_the_second_insists():
 
 
 def test_a_job_is_its_supervisor(tmp_path):
-    job = Job(slot=0, pid=os.getpid(), process_start=process_start(os.getpid()), folder=str(tmp_path), started_at=0.0)
+    job = Job(slot=0, pid=os.getpid(), process_start=process_start(os.getpid()), folder=str(tmp_path),
+              started_at=0.0)
     assert job.is_alive()
     assert not job.ended_in_order()
     (tmp_path / f"{os.getpid()}_0_log.err").write_text("one\ntwo\n")

@@ -147,6 +147,12 @@ def test_a_models_identity_is_its_files_and_its_template(model_folder, tmp_path)
         assert of_model(model(changed)) != first, name
 
 
+def test_the_names_of_a_models_files_count(model_folder):
+    first = of_model(model(model_folder))
+    (model_folder / "model.safetensors").rename(model_folder / "other.safetensors")
+    assert of_model(model(model_folder)) != first
+
+
 def test_the_template_counts_by_its_text(model_folder, tmp_path):
     (tmp_path / "a.jinja").write_text("{{ messages }}")
     shutil.copy(tmp_path / "a.jinja", tmp_path / "b.jinja")
@@ -217,11 +223,6 @@ def test_missing_folders(tmp_path, monkeypatch):
     refuse(
         lambda: of_model(ModelConfig(name="tiny", source="embedded")), ModelError, "embedded model is missing"
     )
-
-
-def test_a_checkpoint_without_weights_is_its_configuration(model_folder):
-    (model_folder / "model.safetensors").unlink()
-    assert of_model(model(model_folder)).startswith("sha256:")
 
 
 def test_real_checkpoint(shared_data):
@@ -407,3 +408,24 @@ def test_the_hub_is_asked_for_a_branch(asked, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Reachable)
     assert of_data(hub_dataset(revision="v1.0")) == f"hub:organisation/name@{COMMIT}"
     assert asked == [("organisation/name", "dataset", "v1.0")]
+
+
+def test_a_branch_is_pinned_to_the_commit_of_its_identity():
+    from tiny import run_config
+
+    from train.identity import pinned
+
+    config = run_config()
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    model = dataclasses.replace(config.model, source="hub", path="org/name", revision="main")
+    config = dataclasses.replace(config, model=model)
+    result = pinned(config, f"hub:org/name@{commit}+template:raw", "sha256:0")
+    assert result.model.revision == commit
+    assert result.dataset == config.dataset
+    assert pinned(config, "hub:org/name@unresolved+template:raw", "sha256:0") == config
+
+
+def test_a_checkpoint_without_safetensors_is_refused(model_folder):
+    (model_folder / "model.safetensors").rename(model_folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no weights in safetensors"):
+        model_identity(model(model_folder), cache_folder=None)

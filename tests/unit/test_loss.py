@@ -137,9 +137,9 @@ def test_padding_changes_nothing():
 def test_the_measuring_stick_does_not_bend():
     batch, logits, _ = batch_and_logits()
     sums_R, counts_R = nll_sums_by_role(logits, batch.ids_BT, batch.roles_BT)
-    assert float(sums_R[Role.RESPONSE] / counts_R[Role.RESPONSE]) == pytest.approx(
+    assert item(sums_R[Role.RESPONSE] / counts_R[Role.RESPONSE]) == pytest.approx(
         float64_loop(0.0, 1.0, batch, logits), rel=1e-6)
-    assert float(sums_R[Role.PROMPT] / counts_R[Role.PROMPT]) == pytest.approx(
+    assert item(sums_R[Role.PROMPT] / counts_R[Role.PROMPT]) == pytest.approx(
         float64_loop(1.0, 0.0, batch, logits), rel=1e-6)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hand_made import hand_made_plan, hand_made_table, planted_score
 from matplotlib.collections import LineCollection, PolyCollection
 
-from analysis import plot
+from analysis import curve, plot
 from analysis.config import AnalysisConfig
 from analysis.draw import colour_limits, colours_for, ink_on, png_bytes
 from analysis.study import make_studies
@@ -31,7 +31,7 @@ def test_the_same_study_gives_the_same_bytes():
     study = study_of(hand_made_table())
     for make in (
         lambda: plot.plane_figure(study, study.chosen),
-        lambda: plot.ratio_figure(study),
+        lambda: curve.ratio_figure(study),
         lambda: plot.difference_figure(study, study.chosen),
         lambda: plot.metrics_figure(study),
     ):
@@ -119,7 +119,7 @@ def test_without_instruction_tuning_there_is_no_difference_figure():
 
 def test_the_ratio_curve_has_one_point_for_each_distinct_run():
     study = study_of(hand_made_table())
-    axes = plot.ratio_figure(study).axes[0]
+    axes = curve.ratio_figure(study).axes[0]
     assert [len(container[0].get_xdata()) for container in axes.containers] == [13, 13]
 
 
@@ -127,7 +127,7 @@ def test_the_ratio_curve_has_one_point_for_each_distinct_run():
 def test_tiny_and_large_planes_fit(weights):
     study = study_of(hand_made_table(hand_made_plan(weights, seeds=(0, 1))))
     png_bytes(plot.plane_figure(study, study.chosen))
-    png_bytes(plot.ratio_figure(study))
+    png_bytes(curve.ratio_figure(study))
 
 
 def test_a_single_column_of_cells_is_a_plane_too():

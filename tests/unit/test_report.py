@@ -268,3 +268,13 @@ def test_a_number_that_is_absent_or_negative_zero_is_said_plainly():
     assert signed(-0.0001, metric) == "0.000"
     assert signed(0.02, metric) == "+0.020"
     assert number(0.0, metric) == "0.000"
+
+
+def test_counts_are_a_table_of_splits_and_roles():
+    counts = {"train_rows": 512, "train_prompt_tokens": 900, "test_rows": 100, "test_prompt_tokens": 250}
+    records = hand_made_records(plan := hand_made_plan(), planted_score(), counts=counts | {"rows_read": 612})
+    page = page_of(report_of(make_table(plan, records, {})))
+    assert '<tr><td>train</td><td class="n">512</td><td class="n">900</td></tr>' in page
+    assert '<tr><td>test</td><td class="n">100</td><td class="n">250</td></tr>' in page
+    assert "<td>rows read</td><td>612</td>" in page
+    assert "<td>unusable rows by reason</td><td>none</td>" in page

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from toys import failed, finished, toy_plan, toy_spec
@@ -60,7 +61,8 @@ def test_plain_lines_are_few_and_new(monkeypatch):
         clock[0] = moment
         view.update(plan, states_of(plan, *[FINISHED] * count, *[PLANNED] * (2 - count)), None)
     view.close()
-    assert [line.split(" runs")[0] for line in stream.getvalue().splitlines()] == ["0 of 2", "1 of 2", "2 of 2"]
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" runs")[0] for line in lines] == ["0 of 2", "1 of 2", "2 of 2"]
 
 
 def test_the_live_screen_shows_runs_in_flight(tmp_path):
@@ -72,16 +74,17 @@ def test_the_live_screen_shows_runs_in_flight(tmp_path):
     view.update(plan, states_of(plan, FINISHED, *[state(Status.RUNNING, step=3)] * 19), None)
     view.say("[not markup]")
     view.close()
-    text = console.file.getvalue()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
     assert "step 3 of 10" in text
     assert "and 7 more" in text
     assert "[not markup]" in text
-    assert "1 of 20 runs finished, 19 running" in text
+    assert "━  1 of 20 runs finished, 19 running; time left: unknown" in text
 
 
 def test_one_screen_for_a_thousand_runs():
     plan = toy_plan(500, models=("toy", "other"))
-    states = states_of(plan, *[FINISHED] * 400, *[FAILED] * 100, *[state(Status.RUNNING, step=5)] * 100, *[PLANNED] * 400)
+    running = state(Status.RUNNING, step=5)
+    states = states_of(plan, *[FINISHED] * 400, *[FAILED] * 100, *[running] * 100, *[PLANNED] * 400)
     lines = status_lines(plan, states, None)
     assert len(lines) < 50
     assert lines[0] == "toys: 1000 cells, 1000 runs"
@@ -92,7 +95,8 @@ def test_one_screen_for_a_thousand_runs():
     assert sum("code: broken" in line for line in lines) == show.SCREEN_RUNS
     assert "  and 88 more" in lines
     assert lines[-1] == "time left: unknown until the first run is finished"
-    assert not any("time left" in line for line in status_lines(toy_plan(1), states_of(toy_plan(1), FINISHED), None))
+    over = status_lines(toy_plan(1), states_of(toy_plan(1), FINISHED), None)
+    assert not any("time left" in line for line in over)
 
 
 def test_statuses_nobody_has_take_no_column():
@@ -102,7 +106,8 @@ def test_statuses_nobody_has_take_no_column():
 
 
 def test_columns_are_aligned():
-    assert aligned([["name", "n"], ["a", "10"], ["bcdef", "2"]]) == ["  name    n", "  a      10", "  bcdef   2"]
+    lines = aligned([["name", "n"], ["a", "10"], ["bcdef", "2"]])
+    assert lines == ["  name    n", "  a      10", "  bcdef   2"]
 
 
 def test_a_reason_is_one_short_line():
@@ -121,7 +126,8 @@ def test_the_last_number_of_a_run(tmp_path):
     lines = [json.dumps({"step": 1, "train_loss": 2.5}), json.dumps({"step": 2, "train_loss": 2.25})]
     events.write_text("\n".join([*lines, '{"step": 3, "tr']))
     assert last_numbers(ledger, spec.fingerprint) == "train loss 2.25"
-    events.write_text(json.dumps({"step": 2, "train_loss": 2.25, "validation_response_nll": 1.23456}) + "\n[1]\n")
+    validated = {"step": 2, "train_loss": 2.25, "validation_response_nll": 1.23456}
+    events.write_text(json.dumps(validated) + "\n[1]\n")
     assert last_numbers(ledger, spec.fingerprint) == "validation response nll 1.235"
 
 
@@ -151,7 +157,8 @@ def test_what_is_left_is_what_the_unfinished_take():
     states = states_of(plan, FINISHED, FAILED, state(Status.RUNNING, step=5), PLANNED, PLANNED)
     assert remaining_time(plan.runs, states, history, 1, 0.0) == Estimate(50.0, 25.0, 75.0)
     assert remaining_time(plan.runs, states, history, 2, 0.0) == Estimate(25.0, 12.5, 37.5)
-    assert remaining_time(plan.runs, states, history, 50, 0.0) == Estimate(20.0, 10.0, 30.0), "no run is split"
+    unsplit = Estimate(20.0, 10.0, 30.0)
+    assert remaining_time(plan.runs, states, history, 50, 0.0) == unsplit, "no run is split"
     assert remaining_time(plan.runs, states, {}, 1, 0.0) is None
 
 
@@ -179,7 +186,7 @@ def test_a_run_is_found_by_any_part_that_names_it_alone():
         assert find_run(runs, word) == runs[3]
     with pytest.raises(UserError, match=r"12 runs match toy-rows; expected one run; such as .*, \.\.\.$"):
         find_run(runs, "toy-rows")
-    with pytest.raises(UserError, match="no run matches nothing; expected .*; such as toy-rows"):
+    with pytest.raises(UserError, match=r"no run matches nothing; expected .*; such as toy-rows"):
         find_run(runs, "nothing")
     with pytest.raises(UserError, match="no runs"):
         find_run([], "nothing")

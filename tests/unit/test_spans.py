@@ -254,6 +254,7 @@ def test_a_template_may_strip_and_reorder_contents_but_not_rewrite_them():
     ("{% for m in messages %}{{ m.content * 2 }}{% endfor %}", pair("a", "b"), "user"),
     (BODY.replace("END", "{{ m.content | length }}"), pair("a", "b"), "user"),
     ("{{ messages[0].content | length }}" + BODY, pair("a", "b"), "before the first"),
+    (BODY + "{% if messages[0].content | length < 9 %}!{% endif %}", pair("a", "b"), "after the last"),
     ("{{ nothing.at.all }}", pair("a", "b"), "user"),
     ("{% if %}", pair("a", "b"), "user"),
 ])  # fmt: skip
@@ -265,7 +266,7 @@ def test_a_template_that_hides_its_roles_is_refused_by_name(template, messages, 
 
 
 def test_a_system_message_within_the_first_prompt_and_eos_behind_a_space():
-    """As Llama 2's template; its EOS counts only right after a response, and the last response must have one."""
+    """As Llama 2 has it; EOS counts only right after a response, and the last one must have it."""
     template = (
         "{% for m in messages[1:] %}{% if m.role == 'user' %}"
         "{{ bos_token + '[INST] ' }}{% if loop.first %}{{ '<<' + messages[0].content + '>> ' }}{% endif %}"
@@ -282,6 +283,16 @@ def test_a_system_message_within_the_first_prompt_and_eos_behind_a_space():
     assert squeezed(decode("sentence_piece", result.ids[result.roles == S])) == "Bebrief."
     assert squeezed(decode("sentence_piece", result.ids[result.roles == P])) == "Whereisthecat?Andthedog?"
     assert squeezed(decode("sentence_piece", result.ids[result.roles == R])) == "Inthegarden.Inthehouse."
+
+
+def test_a_space_of_the_prompt_counts_also_inside_a_word_of_the_template():
+    """Offsets as the post-processor trims them would show the template's word only."""
+    result = encoded_with_own(
+        "byte_level", "{% for m in messages %}{{ m.content }}the{% endfor %}", pair("a ", "b")
+    )
+    tokens = [tokenizer_of("byte_level").decode([index]) for index in result.ids.tolist()]
+    assert tokens[1:3] == ["a", " the"]
+    assert result.roles[1:3].tolist() == [P, P]
 
 
 def test_template_names_and_files(tmp_path):

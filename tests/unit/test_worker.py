@@ -16,7 +16,6 @@ from sweep.ledger import Ledger
 from sweep.slots import holders, take_slot
 from sweep.spec import Status
 from sweep.worker import (
-    DISK_FULL,
     NO_SLOT,
     NOTHING_LEFT,
     SAME_FAILURE,
@@ -73,11 +72,13 @@ def folder(tmp_path):
 
 
 def worker(folder, trainer, stop=None):
-    return Worker(Ledger(folder.root), folder, stop or threading.Event(), name="me", make_run_one=lambda: trainer)
+    return Worker(Ledger(folder.root), folder, stop or threading.Event(), name="me",
+                  make_run_one=lambda: trainer)
 
 
 def statuses(folder):
-    return [str(state.status) for state in Ledger(folder.root).statuses(run.fingerprint for run in PLAN.runs).values()]
+    states = Ledger(folder.root).statuses(spec.fingerprint for spec in PLAN.runs)
+    return [str(state.status) for state in states.values()]
 
 
 def test_it_trains_everything_in_the_plans_order(folder):
@@ -107,7 +108,8 @@ def test_the_trainer_is_made_once_and_only_for_work(folder):
     assert made == [1]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no"), MemoryError(), SystemExit(3), ValueError("\udcff lone")])
+@pytest.mark.parametrize("error", [
+    RuntimeError("no"), MemoryError(), SystemExit(3), ValueError("\udcff lone")])
 def test_what_breaks_one_run_does_not_break_the_next(folder, error):
     with real_streams():
         assert worker(folder, Trainer(seed1=error)).run() == NOTHING_LEFT
@@ -127,7 +129,8 @@ def test_a_record_of_a_failure_is_a_failure(folder):
 
 
 def test_a_record_that_cannot_be_written_is_a_failure(folder):
-    worker(folder, Trainer(seed0=finished(PLAN.runs[0], metrics={"validation_response_nll": float("nan")}))).run()
+    record = finished(PLAN.runs[0], metrics={"validation_response_nll": float("nan")})
+    worker(folder, Trainer(seed0=record)).run()
     assert statuses(folder)[0] == "failed"
 
 
@@ -135,7 +138,8 @@ def test_a_trainer_that_cannot_be_made_fails_three_runs_and_no_more(folder):
     def make():
         raise ImportError("no torch here")
 
-    assert Worker(Ledger(folder.root), folder, threading.Event(), name="", make_run_one=make).run() == SAME_FAILURE
+    unlucky = Worker(Ledger(folder.root), folder, threading.Event(), name="", make_run_one=make)
+    assert unlucky.run() == SAME_FAILURE
     assert statuses(folder) == ["failed", "failed", "failed", "planned"]
 
 
@@ -143,6 +147,31 @@ def test_three_different_failures_are_the_runs_own(folder):
     errors = {f"seed{seed}": RuntimeError(seed) for seed in (0, 1)}
     assert worker(folder, Trainer(**errors, seed2=MemoryError())).run() == NOTHING_LEFT
     assert statuses(folder) == ["failed", "failed", "failed", "finished"]
+
+
+def test_a_measured_base_model_says_nothing_about_training(folder):
+    plan = toy_plan(4, has_base=True)
+    folder.write_plan(plan)
+
+    class Untrainable(Trainer):
+        def __call__(self, spec, **arguments):
+            if spec.config.stage == "base":
+                return finished(spec)
+            raise RuntimeError("a bug")
+
+    assert worker(folder, Untrainable()).run() == SAME_FAILURE
+    assert statuses(folder) == ["failed", "failed", "failed", "planned"]
+
+
+def test_a_checkpoint_goes_when_the_record_is_there(folder):
+    class Saving(Trainer):
+        def __call__(self, spec, *, folder, **arguments):
+            (folder / "checkpoint").mkdir()
+            return super().__call__(spec, folder=folder, **arguments)
+
+    worker(folder, Saving(seed1=RuntimeError("no"))).run()
+    left = [(Ledger(folder.root).folder(spec.fingerprint) / "checkpoint").exists() for spec in PLAN.runs]
+    assert left == [False, True, False, False]
 
 
 def test_only_the_codes_failures_are_taken_for_the_codes():
@@ -178,7 +207,8 @@ def test_asked_to_stop_it_gives_its_run_back(folder):
 
 def test_a_full_disk_is_not_the_runs_fault(folder):
     trainer = Trainer(seed1=OSError(28, "No space left on device"))
-    assert worker(folder, trainer).run() == DISK_FULL
+    with pytest.raises(OSError, match=f"No space left on device; {PLAN.runs[1].run_id} can be continued"):
+        worker(folder, trainer).run()
     assert trainer.trained == [0, 1]
     assert statuses(folder) == ["finished", "interrupted", "planned", "planned"]
 
@@ -194,7 +224,7 @@ def test_a_run_that_somebody_took_over_is_stopped_and_not_recorded(folder, monke
         while not should_stop() and time.monotonic() < deadline:
             time.sleep(0.005)
         assert should_stop()
-        return None
+        return
 
     worker(folder, Trainer(seed0=be_taken_over)).run()
     assert ledger.record(PLAN.runs[0].fingerprint) is None
@@ -226,7 +256,7 @@ def test_it_beats_while_a_step_is_long(folder, monkeypatch):
         for _ in range(2):
             time.sleep(0.1)
             times.append(Ledger(folder.root).status(PLAN.runs[0].fingerprint).heartbeat.time)
-        return None
+        return
 
     worker(folder, Trainer(seed0=take_long)).run()
     assert times[0] < times[1]
@@ -237,7 +267,7 @@ def test_another_question_under_the_same_name_is_heard(folder):
 
     def ask_more(should_stop):
         folder.write_plan(longer)
-        return None
+        return
 
     trainer = Trainer(seed1=ask_more)
     worker(folder, trainer).run()
@@ -262,7 +292,8 @@ def test_a_slot_is_one_workers(tmp_path):
 
 
 def test_a_dead_holder_is_no_holder(tmp_path, project):
-    code = f"from sweep.slots import take_slot; import os; lock = take_slot({str(tmp_path)!r}, 'toys', 3); os._exit(1)"
+    code = ("from sweep.slots import take_slot; import os\n"
+            f"lock = take_slot({str(tmp_path)!r}, 'toys', 3); os._exit(1)")
     subprocess.run([sys.executable, "-c", code], cwd=project, check=False)
     assert list((tmp_path / ".slots").iterdir())
     assert holders(tmp_path) == {}
@@ -275,7 +306,8 @@ def test_the_trainer_is_named_by_module_and_function():
 
 def test_importing_a_worker_loads_no_torch(project):
     code = "import sys, sweep.worker, sweep.controller, sweep.commands.running; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True,
+                          check=True)
     assert done.stdout == "False\n"
 
 
