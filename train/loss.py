@@ -65,10 +65,19 @@ def weighted_nll_sum(logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor, weigh
     Differs  The paper's formula normalises over the data set; its code, and we, over one optimiser step.
     Note     The denominator counts tokens and does not sum weights: it jumps as a weight leaves 0.
     """
-    weights_BT = weights_R[roles_BT[:, 1:].long()]
-    active_BT = weights_BT != 0  # rows of zero weight never reach the softmax
-    nll = token_nll(logits_BTV[:, :-1][active_BT], ids_BT[:, 1:][active_BT])
-    return (weights_BT[active_BT] * nll).sum()
+    nll_N, roles_N = active_nll(logits_BTV, ids_BT, roles_BT, weights_R)
+    return (weights_R[roles_N] * nll_N).sum()
+
+
+def active_nll(logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor, weights_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Unweighted nll and role of each active target; a target of zero weight never reaches the softmax.
+
+    Shapes   as `weighted_nll_sum`; results (N,) float32 and (N,) int64, N active targets in reading order.
+    Units    nats per token.
+    """
+    roles = roles_BT[:, 1:].long()
+    active_BT = weights_R[roles] != 0
+    return token_nll(logits_BTV[:, :-1][active_BT], ids_BT[:, 1:][active_BT]), roles[active_BT]
 
 
 def nll_sums_by_role(logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor) -> tuple[Tensor, Tensor]:

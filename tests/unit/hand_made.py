@@ -45,7 +45,7 @@ def hand_made_plan(
     base: bool = True,
     name: str = "wit_5x5",
 ) -> Plan:
-    """A square grid without (0, 0), or the pairs given; cells of one ratio share the run of the largest weights."""
+    """A square grid without (0, 0), or the pairs given; cells of one ratio share one run."""
     weights = tuple(weights)
     asked = (
         tuple(pairs)

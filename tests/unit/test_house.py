@@ -81,7 +81,7 @@ def test_every_module_says_what_it_is_for(project):
 
 def test_files_stay_rooms_not_warehouses(project):
     for path in sources(project):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 340, f"{path}: what second thing does it do?"
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 360, f"{path}: what second thing does it do?"
 
 
 def test_no_paths_of_a_machine_in_the_project(project):
