@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.errors import ConfigError
+from train.errors import ConfigError, DataError, ModelError
 from train.files import read_json, write_json_atomic
+from train.hub import check_reachable
 from train.metrics import METRICS
 from train.record import RunRecord, record_from_dict, record_to_dict
 
@@ -45,6 +46,8 @@ def train_by_hand(argv: Sequence[str]) -> int:
     folder = Path(output) if output else Path("outputs") / "by_hand" / fingerprint
     record = record_from_dict(read_json(folder / "record.json") or {})
     if record is None or record.fingerprint != fingerprint:
+        check_reachable(identities["model_identity"], "model", ModelError)
+        check_reachable(identities["dataset_identity"], "dataset", DataError)
         record = _train(config, fingerprint, identities, folder)
         write_json_atomic(folder / "record.json", record_to_dict(record))
     _print(record, folder)

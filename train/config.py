@@ -176,10 +176,17 @@ class SeedsConfig:
 class TrackingConfig:
     """A mirror of the record. The null tracker is the default; secrets come from the environment only."""
 
-    mode: Literal["none", "wandb_offline", "wandb"] = "none"
+    mode: Literal["none", "wandb_offline", "wandb", "trackio"] = "none"
     project: str = "weight-sweep"
-    entity: str | None = None
+    entity: str | None = None  # a W&B user or team; None: the API key's own
     tags: tuple[str, ...] = ()
+    sweeps_ui: bool = False  # action=sync also lists the runs under W&B's own Sweeps
+
+    def __post_init__(self) -> None:
+        refused = sorted(set(self.project) & set("/\\#?%:"))
+        if refused or not 0 < len(self.project) <= 128:
+            raise ConfigError(f"tracking.project={self.project!r} is no name for a W&B project",
+                              "1 to 128 characters, none of / \\ # ? % :", "say tracking.project=my_project")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,6 @@
 """One run from configuration to record: the whole story, top to bottom."""
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from train.evaluate import evaluate
 from train.failures import NonFiniteLossError, failure_from_exception
 from train.loop import Hooks, Interrupted, train_model
 from train.model import add_adapters, trainable_parameters
-from train.provenance import environment
+from train.provenance import environment, git_state
 from train.record import RunRecord
 from train.seeds import seed_of
-from train.tracking import start_tracker
+from train.tracking import Tracker, start_tracker
+from train.tracking_values import Asked, mirrored_run
 from train.workbench import Workbench
 
 __all__ = ["Interrupted", "Workbench", "run"]
@@ -25,11 +27,12 @@ __all__ = ["Interrupted", "Workbench", "run"]
 
 def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attempt: int, workbench: Workbench,
         model_identity: str, dataset_identity: str, should_stop: Callable[[], bool],
-        on_progress: Callable[[int, int], None]) -> RunRecord:
+        on_progress: Callable[[int, int], None], asked: Asked = Asked()) -> RunRecord:  # noqa: B008 - a value
     """Train and measure one configuration; the record is returned, not written.
 
     `folder` holds events.jsonl and, while training, a checkpoint from which a second call goes on.
     A non-finite loss is a result: a record with outcome "failed". Everything else that goes wrong is raised.
+    `asked` is for the mirror only; what the mirror lost is named in the record's environment.
 
     Raises   Interrupted (state saved), UserError, or whatever broke.
     """
@@ -42,7 +45,9 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
     is_adapted = config.train.method == "lora" and config.stage == "sft"
     trained = add_adapters(model, config.train, seed_of(config, "init")) if is_adapted else model
     setup_s = time.monotonic() - setup_started
-    tracker = start_tracker(config, run_id, fingerprint, folder)
+    identities = {"model_identity": model_identity, "dataset_identity": dataset_identity}
+    tracker = start_tracker(config, mirrored_run(config, run_id, fingerprint, identities,
+                                                 git_state().get("git_commit"), asked), folder)
     metrics: dict[str, float] = {}
     failure, progress, evaluation_s = None, Progress(0, 0.0, None), 0.0
     try:
@@ -54,19 +59,28 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
         evaluation_s = time.monotonic() - evaluation_started
     except NonFiniteLossError as error:
         failure = failure_from_exception(error)
+    except BaseException:
+        tracker.finish(None)
+        raise
     finally:
         parameters_sha256 = _parameters_sha256(trained)
         if is_adapted:
             trained.unload()  # type: ignore[operator] - gives the shared base model back without adapters
-        tracker.finish(metrics)
     remove_checkpoint(folder)
-    return RunRecord(
+    record = RunRecord(
         run_id=run_id, fingerprint=fingerprint, outcome="failed" if failure else "finished", stage=config.stage,
         metrics=metrics, counts={**data.counts, **{f"unusable_rows.{why}": n for why, n in data.unusable.items()}},
         final_train_loss=progress.final_train_loss, num_steps=progress.step, parameters_sha256=parameters_sha256,
         training_s=progress.training_s, evaluation_s=evaluation_s, setup_s=setup_s,
         tokens_per_s=progress.num_train_tokens / progress.training_s if progress.training_s else None,
         attempt=attempt, environment=environment(device), finished_at=time.time(), failure=failure)
+    return _mirrored(record, tracker)
+
+
+def _mirrored(record: RunRecord, tracker: Tracker) -> RunRecord:
+    """The record, told to the mirror; with what the mirror lost, if anything."""
+    lost = tracker.finish(record)
+    return dataclasses.replace(record, environment={**record.environment, "mirror": lost}) if lost else record
 
 
 def _device(config: RunConfig) -> torch.device:

@@ -22,12 +22,12 @@ class StepMeter:
         self._last = time.monotonic()
 
     def numbers(self, num_tokens: int) -> dict[str, float]:
-        """tokens_per_s; memory_gb at its highest; mfu where the device's peak is known."""
+        """step_tokens_per_s; memory_gb at its highest; mfu where the device's peak is known."""
         now = time.monotonic()
         elapsed_s, self._last = max(now - self._last, 1e-9), now
-        numbers = {"tokens_per_s": num_tokens / elapsed_s, "memory_gb": _memory_gb(self.device)}
+        numbers = {"step_tokens_per_s": num_tokens / elapsed_s, "memory_gb": _memory_gb(self.device)}
         if self.peak is not None:
-            numbers["mfu"] = numbers["tokens_per_s"] * self.operations_per_token / self.peak
+            numbers["mfu"] = numbers["step_tokens_per_s"] * self.operations_per_token / self.peak
         return numbers
 
 

@@ -9,6 +9,8 @@ from sweep.controller import Controller, Ending, Interrupts
 from sweep.launch import Launch
 from sweep.show import make_view, reason
 from sweep.spec import Status
+from train.errors import DataError, ModelError
+from train.hub import check_reachable
 
 MAX_FAILURES_SHOWN = 10
 
@@ -41,6 +43,7 @@ def watch(arguments: Arguments) -> int:
 
 def run_session(session: Session) -> int:
     """The rest of `run`, once the question is composed and planned."""
+    _check_hub(session)
     session.folder.write_plan(session.plan)
     session.folder.link_runs(session.plan)
     print(_opening_words(session))
@@ -53,6 +56,16 @@ def run_session(session: Session) -> int:
         return _interrupted(session, ending)
     code = _closing_words(session, ending)
     return max(code, show_report(session)) if ending.num(Status.FINISHED) else code
+
+
+def _check_hub(session: Session) -> None:
+    """UserError if something that is still to be trained needs a download that isn't to be had."""
+    states = session.states()
+    unfinished = [spec for spec in session.plan.runs if states[spec.fingerprint].status is not Status.FINISHED]
+    for identity in dict.fromkeys(spec.model_identity for spec in unfinished):
+        check_reachable(identity, "model", ModelError)
+    for identity in dict.fromkeys(spec.dataset_identity for spec in unfinished):
+        check_reachable(identity, "dataset", DataError)
 
 
 def _control(session: Session, *, only_watch: bool = False) -> Ending | None:

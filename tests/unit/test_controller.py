@@ -57,8 +57,8 @@ class FakeJob(Job):
 class Machine:
     """Starts workers as threads of this process: each takes its slot, works and goes."""
 
-    def __init__(self, folder, run_one=None, dies=False):
-        self.folder, self.run_one, self.dies = folder, run_one, dies
+    def __init__(self, folder, run_one=None, dies=False, starts_after_s=0.0):
+        self.folder, self.run_one, self.dies, self.starts_after_s = folder, run_one, dies, starts_after_s
         self.started, self.most, self.threads = [], 0, []
         FakeJob.alive = set()
 
@@ -76,6 +76,7 @@ class Machine:
         return jobs
 
     def _live(self, slot, number):
+        time.sleep(self.starts_after_s)
         lock = None if self.dies else take_slot(self.folder.root, self.folder.name, slot, str(number))
         if lock:
             self.most = max(self.most, len(FakeJob.alive))
@@ -128,7 +129,7 @@ def test_a_finished_sweep_starts_nothing(folder, capsys):
 def test_no_more_workers_than_runs(folder, capsys):
     plan = toy_plan(1)
     folder.write_plan(plan)
-    machine = Machine(folder, train)
+    machine = Machine(folder, train, starts_after_s=0.1)
     control(folder, machine, num_slots=8, plan=plan)
     assert machine.started == [0]
 

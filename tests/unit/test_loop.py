@@ -33,7 +33,7 @@ def trained(tmp_path, config, *, split=None, stop_after=None, model=None, finger
 
 def without_speed(event: dict) -> dict:
     """What a step computed, without how long it took."""
-    return {key: value for key, value in event.items() if key not in ("tokens_per_s", "memory_gb", "mfu")}
+    return {key: value for key, value in event.items() if key not in ("step_tokens_per_s", "memory_gb", "mfu")}
 
 
 def relative(one: torch.Tensor, other: torch.Tensor, start: torch.Tensor) -> float:

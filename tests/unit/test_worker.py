@@ -188,16 +188,17 @@ def test_only_the_codes_failures_are_taken_for_the_codes():
 
 
 def test_asked_to_stop_it_gives_its_run_back(folder):
-    stop = threading.Event()
+    stop, heard = threading.Event(), []
 
     def be_stopped(should_stop):
-        assert not should_stop()
+        heard.append(should_stop())
         stop.set()
-        assert should_stop()
+        heard.append(should_stop())
         return GivenBack("saved")
 
     trainer = Trainer(seed1=be_stopped)
     assert worker(folder, trainer, stop).run() == NOTHING_LEFT
+    assert heard == [False, True]
     assert trainer.trained == [0, 1]
     assert statuses(folder) == ["finished", "interrupted", "planned", "planned"]
     assert worker(folder, Trainer()).run() == NOTHING_LEFT
@@ -215,7 +216,7 @@ def test_a_full_disk_is_not_the_runs_fault(folder):
 
 def test_a_run_that_somebody_took_over_is_stopped_and_not_recorded(folder, monkeypatch):
     monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
-    ledger = Ledger(folder.root)
+    ledger, heard = Ledger(folder.root), []
 
     def be_taken_over(should_stop):
         claimed = ledger.attempt_path(PLAN.runs[0].fingerprint, 1, "json")
@@ -272,6 +273,16 @@ def test_another_question_under_the_same_name_is_heard(folder):
     trainer = Trainer(seed1=ask_more)
     worker(folder, trainer).run()
     assert trainer.trained == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_is_no_longer_asked_is_not_begun(folder):
+    def ask_less(should_stop):
+        folder.write_plan(toy_plan(2))
+        return None
+
+    trainer = Trainer(seed0=ask_less)
+    worker(folder, trainer).run()
+    assert trainer.trained == [0, 1]
 
 
 def test_without_a_plan_there_is_nothing_to_do(tmp_path):

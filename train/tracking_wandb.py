@@ -1,0 +1,152 @@
+"""One W&B run per training run: the sink behind tracking=wandb and tracking=wandb_offline.
+
+W&B's own step is set to ours: line n of the server's history is optimiser step n, whoever sends it. A run that is
+continued asks the server for the last step it has and goes on behind it, so that overlapping attempts,
+rewound to a checkpoint or killed, make one history without holes or repetitions. An offline run can't ask, so
+every attempt's offline folder holds the run's whole history and marks its predecessors as superseded.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from train.record import RunRecord
+from train.tracking_log import num_points
+from train.tracking_values import STEP, MirroredRun, summary_of
+
+INIT_S, FINISH_S = 20.0, 4.0
+FLUSH_S = 0.5  # the default, 15 s, lost 29 of 100 steps to a SIGKILL
+DISTRUST_S = 600.0  # after a failure of the server: so long this process only writes to disk
+
+_distrusted_until = float("-inf")
+
+
+def is_server_trusted() -> bool:
+    """Whether it makes sense to try the server: a worker doesn't wait for a dead one at every run."""
+    return time.monotonic() >= _distrusted_until
+
+
+def distrust_server() -> None:
+    """Only write to disk for a while."""
+    global _distrusted_until
+    _distrusted_until = time.monotonic() + DISTRUST_S
+
+
+class WandbSink:
+    """One run of W&B. started: seconds since 1970, where the time axis begins."""
+
+    def __init__(self, mirrored: MirroredRun, folder: Path, mode: Literal["online", "offline"],
+                 started: float) -> None:
+        self.mirrored, self.folder, self.mode, self.started = mirrored, folder, mode, started
+        self.num_logged = 0
+
+    def open(self) -> int:
+        """Connect or make the offline folder; see `explained` for the errors."""
+        try:
+            self.run = start_run(self.mirrored, self.folder, self.mode)
+        except Exception as error:
+            if self.mode == "online":
+                distrust_server()
+            raise RuntimeError(explained(error, self.mirrored)) from error
+        self.log_file = Path(self.run.settings.sync_file)
+        if self.mode == "offline":
+            _supersede_others(self.log_file)
+        return self.run.starting_step - 1 if self.run.resumed else 0
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of history."""
+        self.num_logged += 1
+        self.run.log({STEP: step, **values}, step=step, commit=True)
+
+    def close(self, record: RunRecord | None) -> str:
+        """Numbers into the summary, then the end, and a look at what really reached the disk."""
+        try:
+            end_run(self.run, record)
+        except TimeoutError:
+            distrust_server()
+            return "the W&B server did not take everything; python -m sweep ... sync sends the rest later"
+        lost = self.num_logged - num_points(self.log_file)
+        if lost > 0:
+            return f"{lost} of {self.num_logged} points did not reach {self.log_file.parent}{_why(self.log_file)}"
+        return ""
+
+
+def start_run(mirrored: MirroredRun, folder: Path, mode: Literal["online", "offline"], **settings: Any) -> Any:
+    """wandb.init as this project wants it: beside other runs, silent, and never the owner of the console."""
+    import wandb
+
+    os.environ.pop("WANDB_SWEEP_ID", None)  # with it, W&B ignores id, project and entity
+    own = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_save_requirements": False,
+           "x_disable_stats": not _has_gpu(), "x_transaction_log_flush_interval": FLUSH_S,
+           "finish_timeout": FINISH_S, "finish_timeout_raises": True,
+           "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_S)), **settings}
+    # wandb falls back to a temporary folder, which no sync would find, where it can't write
+    target = Path(os.environ.get("WANDB_DIR") or folder)
+    (target / "wandb").mkdir(parents=True, exist_ok=True)
+    run = wandb.init(mode=mode, dir=str(target), project=mirrored.project, entity=mirrored.entity, id=mirrored.id,
+                     name=mirrored.name, group=mirrored.group, job_type=mirrored.job_type, tags=mirrored.tags,
+                     config=dict(mirrored.config), resume="allow", reinit="create_new", settings=wandb.Settings(**own))
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    return run
+
+
+def end_run(run: Any, record: RunRecord | None) -> None:
+    """Finished, failed, or to be continued ("preempted" is W&B's word); TimeoutError if the server is too slow."""
+    if record is None:
+        run.mark_preempting()
+    else:
+        run.summary.update(summary_of(record))
+    run.finish(exit_code=0 if record is not None and record.outcome == "finished" else 1)
+
+
+def explained(error: BaseException, mirrored: MirroredRun) -> str:
+    """What went wrong with W&B, and what to do, in one line."""
+    text = " ".join(str(error).split())
+    place = f"{mirrored.entity or 'the default entity'}/{mirrored.project}"
+    known = {
+        "api_key": "W&B has no API key: run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline",
+        "api key": "W&B has no API key: run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline",
+        "previously created and deleted": f"W&B run {mirrored.id} was deleted in {place}, and W&B never takes an id "
+                                          "again: say tracking.project=ANOTHER",
+        "not found during upsertbucket": f"W&B has no entity {mirrored.entity} that takes runs of yours: "
+                                         "correct tracking.entity",
+        "401": "W&B refuses the API key: run `wandb login --relogin`",
+        "403": f"W&B lets you not write to {place}: correct tracking.entity or tracking.project",
+        "no space left": f"W&B's folder is on a full disk: {text[:150]}",
+    }
+    for part, line in known.items():
+        if part in text.lower():
+            return line
+    return f"W&B could not start: {text[:200] or type(error).__name__}"
+
+
+def mark_synced(folder: Path) -> None:
+    """Tell `wandb sync` and `wandb clean` that nothing in these offline folders is needed any more."""
+    for path in folder.glob("wandb/*run-*/run-*.wandb"):
+        with contextlib.suppress(OSError):
+            path.with_name(f"{path.name}.synced").touch()
+
+
+def _supersede_others(log_file: Path) -> None:
+    for path in log_file.parent.parent.glob(f"offline-run-*/{log_file.name}"):
+        if path != log_file:
+            with contextlib.suppress(OSError):
+                path.with_name(f"{path.name}.synced").touch()
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _why(path: Path) -> str:
+    try:
+        free = os.statvfs(path.parent if path.parent.exists() else path.parent.parent)
+    except OSError:
+        return ""
+    return ": the disk is full" if free.f_bavail * free.f_frsize < 65536 else ""
