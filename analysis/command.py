@@ -22,10 +22,12 @@ from sweep.ledger import Ledger, RunState
 from sweep.rays import canonical_objective
 from sweep.spec import Cell, Plan
 from train.config import build
+from train.errors import UserError
 from train.fingerprint import identity_tree
 from train.record import RunRecord
 
 if TYPE_CHECKING:
+    from analysis.report import Report
     from sweep.compose import ComposedSweep
 
 HELP = """\
@@ -34,6 +36,12 @@ python -m analysis +grid=NAME [analysis.KEY=VALUE ...] [KEY=VALUE ...]
 Read the records of a sweep and write <root>/<name>/report/: report.html, region.json, cells.csv,
 cells.parquet and figures/. Trains nothing.
 Say what the sweep was started with: +grid=NAME, root=, name=, model=, ...
+
+Also
+  publish=wandb             send what W&B lacks, then tables, heat map, figures, artifacts, a workspace, a Report
+  publish=optuna-dashboard  write report/optuna.db, to be opened by optuna-dashboard
+  from=wandb:ENTITY/PROJECT/GROUP   instead of +grid=NAME: make the report from W&B alone, without the ledger
+  Published again, everything is changed in place.
 
 Settings
   analysis.metric=NAME                  a validation metric (default: the first preferred one on record)
@@ -54,22 +62,38 @@ class Request:
     arguments: Arguments
     settings: Mapping[str, Any]
     help: bool = False
+    publish: str = ""  # wandb, optuna-dashboard or nothing
+    source: str = ""  # wandb:entity/project/group instead of the ledger
 
 
 def parse_request(argv: Sequence[str]) -> Request:
     """The command line as a value; UserError names what is wrong."""
     own = [word for word in argv if word.startswith("analysis.") and "=" in word]
-    rest = [word for word in argv if word not in own]
+    said = {key: word.partition("=")[2] for word in argv for key in ("publish", "from") if word.startswith(f"{key}=")}
+    rest = [word for word in argv if word not in own and not word.startswith(("publish=", "from="))]
+    _check_places(said)
     arguments = parse_arguments(rest)
     settings = {
         key.removeprefix("analysis."): _value(text) for key, _, text in (word.partition("=") for word in own)
     }
     check_metric(build(AnalysisConfig, settings, "analysis.").metric)  # before anything slow
-    return Request(arguments, settings, arguments.help)
+    return Request(arguments, settings, arguments.help, said.get("publish", ""), said.get("from", ""))
+
+
+def _check_places(said: Mapping[str, str]) -> None:
+    """UserError for a place that can't be published to or read from."""
+    if said.get("publish", "wandb") not in ("wandb", "optuna-dashboard"):
+        raise UserError(f"publish={said['publish']}", "wandb or optuna-dashboard", "say publish=wandb")
+    if "from" in said:
+        from analysis.from_wandb import split_source
+
+        split_source(said["from"])
 
 
 def run(request: Request) -> str:
     """Write the report and return what to print; UserError for anything that the user can mend."""
+    if request.source:
+        return _run_from_wandb(request)
     from analysis.report import make_report, summary_text
     from sweep.cells import cell_rows
     from sweep.commands.session import command_line
@@ -98,7 +122,44 @@ def run(request: Request) -> str:
         train_command_by_fingerprint=commands,
     )
     write_files(folder.report, report.files)
-    return f"{summary_text(report)}\n\nreport: {folder.report / 'report.html'}"
+    return f"{summary_text(report)}\n\nreport: {folder.report / 'report.html'}{_published(request, table, rows, report, folder)}"
+
+
+def _published(request: Request, table: Table, rows: list[dict[str, Any]], report: "Report",
+               folder: SweepFolder) -> str:
+    """Show the report elsewhere, if asked to; what to print about it."""
+    if request.publish == "wandb":
+        from analysis.publish_wandb import publish_wandb
+        from sweep.commands.syncing import sync
+
+        sync(dataclasses.replace(request.arguments, action="sync"))
+        return "\n" + publish_wandb(table, report, rows, table.plan.runs[0].config.tracking)
+    if request.publish == "optuna-dashboard":
+        from analysis.publish_optuna import publish_optuna
+
+        return "\n" + publish_optuna(table, report.studies, folder.report)
+    return ""
+
+
+def _run_from_wandb(request: Request) -> str:
+    """The report of what W&B has, below root= under the group's name."""
+    from analysis.from_wandb import read_wandb
+    from analysis.report import make_report, summary_text
+    from sweep.cells import cell_rows
+    from sweep.commands.session import root_of
+    from sweep.plan import train_command
+
+    found = read_wandb(request.source)
+    config = build(AnalysisConfig, dict(request.settings), "analysis.")
+    table = read_table(found.plan, found.records, found.states)
+    rows = cell_rows(found.plan, found.records, found.states)
+    again = shlex.join(["python", "-m", "analysis", f"from={request.source}"])
+    report = make_report(table, rows, config, sweep_command=again, analysis_command=again,
+                         train_command_by_fingerprint={spec.fingerprint: train_command(spec) for spec in found.plan.runs})
+    folder = SweepFolder(root_of(request.arguments), found.plan.name)
+    write_files(folder.report, report.files)
+    there = f"{len(found.plan.runs)} of {found.num_asked} runs are on W&B"
+    return f"{summary_text(report)}\n\n{there}\nreport: {folder.report / 'report.html'}"
 
 
 def read_table(plan: Plan, records: Mapping[str, RunRecord], states: Mapping[str, RunState]) -> Table:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from train.errors import UserError
 
-ACTIONS = ("run", "plan", "status", "watch", "why", "logs", "cancel", "retry", "rerun", "df")
+ACTIONS = ("run", "plan", "status", "watch", "why", "logs", "cancel", "retry", "rerun", "df", "sync")
 ACTIONS_ON_RUNS = ("status", "why", "logs", "cancel", "retry", "rerun")
 
 HELP = """\
@@ -29,6 +29,7 @@ Actions (the default is run)
   retry [RUN]   try failed runs again
   rerun RUN     train a finished run again, beside the first, and compare every number
   df            every cell with its numbers as a data frame: report/cells.csv and .parquet
+  sync          send what W&B lacks, from a machine with a network; safe to repeat, and from cron
   RUN is a run id or a part that only one of them has. status, why and logs need no grid.
 
 Overrides

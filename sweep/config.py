@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sweep.arguments import ACTIONS
+from sweep.launcher import LauncherConfig
 from train.config import MANDATORY, build, defaults_tree
 from train.errors import ConfigError
 
@@ -34,24 +35,6 @@ class GridConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LauncherConfig:
-    """Where workers run. `slots` None (auto in YAML): as many workers as cores or devices allow."""
-
-    kind: Literal["local"] = "local"
-    slots: int | None = None
-    threads_per_worker: int = 1
-    max_attempts: int = 5
-
-    def __post_init__(self) -> None:
-        for name in ("slots", "threads_per_worker", "max_attempts"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(
-                    f"launcher.{name}={value}", "a whole number of at least 1", f"set launcher.{name}=1"
-                )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig:
     """What proposes cells beyond the grid: nothing, yet."""
 
@@ -72,8 +55,8 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise ConfigError(f"action={self.action}", f"one of {', '.join(ACTIONS)}", "say action=plan")
-        if not self.name or self.name in (".", "..") or "/" in self.name:
-            raise ConfigError(f"name={self.name!r}", "a word that can name a folder", "say name=my_sweep")
+        if not self.name or self.name.startswith(".") or "/" in self.name:
+            raise ConfigError(f"name={self.name!r}", "a word that can name a folder, not beginning with a dot", "say name=my_sweep")
 
 
 def sweep_defaults() -> dict[str, Any]:

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import IO
 
 from sweep.claims import process_lives, this_process
 from sweep.duration import Estimate, kind_of, remaining_time, seconds_by_kind
+from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.launch import Job, Launch, start_workers
 from sweep.ledger import CLAIMABLE, Ledger, RunState
@@ -41,7 +41,7 @@ class Interrupts:
     """Ctrl-C and SIGTERM as a request: the first sets `event`, the second leaves at once."""
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self.event = Flag()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Interrupts"]:

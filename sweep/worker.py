@@ -20,6 +20,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from sweep.asked import asked_of
+from sweep.flag import Flag
 from sweep.folder import SweepFolder, link_run
 from sweep.ledger import BEAT_EVERY_S, MAX_ATTEMPTS, Claim, Ledger
 from sweep.plan import train_command
@@ -56,7 +58,7 @@ def work(root: str, sweep: str, slot: int, gpu: str = "", num_threads: int = 1,
     if lock is None:
         print(f"slot {slot} is taken", flush=True)
         return NO_SLOT
-    stop = threading.Event()
+    stop = Flag()
     _detach(stop)
     os.environ.update(CUDA_VISIBLE_DEVICES=gpu, WEIGHT_SWEEP_NAME=sweep,
                       OMP_NUM_THREADS=str(num_threads), MKL_NUM_THREADS=str(num_threads))
@@ -83,7 +85,8 @@ def make_trainer(root: str) -> RunOne:
             return training.run(
                 spec.config, run_id=spec.run_id, fingerprint=spec.fingerprint, folder=folder, attempt=attempt,
                 workbench=workbench, model_identity=spec.model_identity,
-                dataset_identity=spec.dataset_identity, should_stop=should_stop, on_progress=on_progress)
+                dataset_identity=spec.dataset_identity, should_stop=should_stop, on_progress=on_progress,
+                asked=asked_of(root, spec))
         except training.Interrupted as error:
             raise GivenBack(str(error)) from error
 
@@ -107,7 +110,7 @@ class _Position:
 class Worker:
     """Claims and trains; `stop` asks it to save its run at the next step, give it back and end."""
 
-    def __init__(self, ledger: Ledger, folder: SweepFolder, stop: threading.Event, *, name: str,
+    def __init__(self, ledger: Ledger, folder: SweepFolder, stop: Flag, *, name: str,
                  make_run_one: Callable[[], RunOne]) -> None:
         self.ledger, self.folder, self.stop, self.name = ledger, folder, stop, name
         self._make_run_one, self._run_one = make_run_one, None
@@ -243,7 +246,7 @@ def spec_to_dict(spec: RunSpec) -> dict[str, Any]:
             "command": train_command(spec)}
 
 
-def _detach(stop: threading.Event) -> None:
+def _detach(stop: Flag) -> None:
     """Neither Ctrl-C in the terminal nor a dying ssh session ends a worker; SIGTERM asks it to stop."""
     with contextlib.suppress(PermissionError):  # already a session of its own
         os.setsid()

@@ -2,6 +2,8 @@
 
 Because the order is a function, not an iterator, resuming at step s needs no stored position, and every run of
 a plane with the same seed sees the same rows in the same order: differences between cells are paired.
+
+Letters: B rows, T positions (of the longest row, or of all rows end to end), N targets of non-zero weight.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,8 +11,11 @@ from dataclasses import dataclass
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from train.attention import Layout, make_layout
+from train.objective import StepScale
 from train.seeds import derive_seed
 from train.tokens import TokenSplit
 
@@ -21,6 +26,42 @@ class Batch:
 
     ids_BT: Tensor
     roles_BT: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """Rows of one micro-batch, each cut after its last target, and what the loss needs to know of its targets.
+
+    Shapes   ids (B, T), or (1, T) end to end, where positions (1, T) say where in its row a token stands;
+             predictors, targets, roles (N,) int64: target n has id targets[n] and is predicted at flat
+             position predictors[n]; coefficients, kl_coefficients (N,) float32.
+    """
+
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+    whole_lengths: tuple[int, ...]  # before the cut
+    ids_BT: Tensor
+    positions_BT: Tensor | None
+    layout: Layout | None
+    predictors_N: Tensor
+    targets_N: Tensor
+    roles_N: Tensor
+    coefficients_N: Tensor
+    kl_coefficients_N: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.lengths)
+
+    def places(self) -> Iterator[tuple[int, int, int, slice]]:
+        """For each row: its number, its whole length, its index in the first axis of ids, its place in the second."""
+        start = 0
+        for index, (row, length, whole) in enumerate(zip(self.rows, self.lengths, self.whole_lengths, strict=True)):
+            if self.layout is None:
+                yield row, whole, index, slice(0, length)
+            else:
+                yield row, whole, 0, slice(start, start + length)
+            start += length
 
 
 def rows_of_step(step: int, *, num_rows: int, batch_size: int, data_order_seed: int) -> list[int]:
@@ -56,3 +97,73 @@ def collate(split: TokenSplit, rows: Sequence[int], device: torch.device) -> Bat
         ids[index, :length] = split.ids[starts[row] : ends[row]]
         roles[index, :length] = split.roles[starts[row] : ends[row]]
     return Batch(torch.from_numpy(ids).to(device), torch.from_numpy(roles).to(device))
+
+
+def end_to_end_batches(rows: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """`rows` cut so that their tokens stay within `max_tokens` (one row always fits), longest first."""
+    part: list[int] = []
+    for row in sorted(rows, key=lambda row: -lengths[row]):
+        if part and sum(lengths[other] for other in part) + lengths[row] > max_tokens:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
+
+
+def share_by_rank(rows: Sequence[int], lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """The rows of each rank: longest first, each to the rank with the fewest tokens. Every rank knows all."""
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    tokens = [0] * num_ranks
+    for row in sorted(rows, key=lambda row: (-lengths[row], row)):
+        rank = tokens.index(min(tokens))
+        shares[rank].append(row)
+        tokens[rank] += lengths[row]
+    return shares if num_ranks > 1 else [list(rows)]
+
+
+def used_lengths(split: TokenSplit, weights_R: NDArray[numpy.float64]) -> list[int]:
+    """How much of each row reaches its last target of non-zero weight; 0 for a row without one.
+
+    Exact    What follows the last target changes no loss and no gradient: attention is causal. A prompt-only
+             run so skips its responses, 55 to 90 % of its tokens.
+    """
+    ends_T = numpy.where(weights_R[split.roles] != 0, numpy.arange(1, len(split.roles) + 1), 0)
+    last = numpy.maximum.reduceat(ends_T, split.offsets[:-1]) - split.offsets[:-1]
+    return numpy.maximum(last, 0).tolist()
+
+
+def training_batch(split: TokenSplit, rows: Sequence[int], lengths: Sequence[int], weights_R: NDArray[numpy.float64],
+                   scale: StepScale, device: torch.device, *, is_packed: bool, varlen: bool = False) -> TrainingBatch:
+    """The rows, cut to their used lengths, with the coefficient of each target. `split.roles` are target roles."""
+    used = [lengths[row] for row in rows]
+    longest = max(used)
+    stride = 0 if is_packed else longest
+    ids = numpy.zeros(sum(used) if is_packed else len(rows) * longest, dtype=numpy.int64)
+    positions = numpy.concatenate([numpy.arange(length) for length in used]) if is_packed else None
+    predictors, targets, roles, coefficients, pulls = [], [], [], [], []
+    place = 0
+    for row, length in zip(rows, used, strict=True):
+        first = int(split.offsets[row])
+        row_ids, row_roles = split.ids[first : first + length], split.roles[first : first + length]
+        ids[place : place + length] = row_ids
+        active = numpy.flatnonzero(weights_R[row_roles])
+        predictors.append(place + active - 1)
+        targets.append(row_ids[active])
+        roles.append(row_roles[active])
+        coefficients.append(weights_R[row_roles[active]] * scale.nll_by_row[row])
+        pulls.append(numpy.full(len(active), scale.kl_by_row[row]))
+        place += stride or length
+
+    def send(parts: list[NDArray[numpy.generic]], kind: type) -> Tensor:
+        return torch.from_numpy(numpy.concatenate(parts).astype(kind)).to(device, non_blocking=True)
+
+    return TrainingBatch(
+        rows=tuple(rows), lengths=tuple(used),
+        whole_lengths=tuple(int(split.offsets[row + 1] - split.offsets[row]) for row in rows),
+        ids_BT=torch.from_numpy(ids.reshape(1 if is_packed else len(rows), -1)).to(device, non_blocking=True),
+        positions_BT=None if positions is None else torch.from_numpy(positions[None]).to(device, non_blocking=True),
+        layout=make_layout(used, device, varlen=varlen) if is_packed else None,
+        predictors_N=send(predictors, numpy.int64), targets_N=send(targets, numpy.int64),
+        roles_N=send(roles, numpy.int64), coefficients_N=send(coefficients, numpy.float32),
+        kl_coefficients_N=send(pulls, numpy.float32))

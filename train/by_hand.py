@@ -30,6 +30,7 @@ Exit codes: 0 finished; 1 failed; 2 a mistake in the input, said in one line; 13
 
 def train_by_hand(argv: Sequence[str]) -> int:
     """Run the command line; UserError for a mistake in it."""
+    from train.checkpoint import remove_checkpoint
     from train.compose import compose_run
     from train.fingerprint import fingerprint as fingerprint_of
     from train.identity import dataset_identity, model_identity, pinned
@@ -50,6 +51,7 @@ def train_by_hand(argv: Sequence[str]) -> int:
         check_reachable(identities["dataset_identity"], "dataset", DataError)
         record = _train(config, fingerprint, identities, folder)
         write_json_atomic(folder / "record.json", record_to_dict(record))
+        remove_checkpoint(folder)
     _print(record, folder)
     return 0 if record.outcome == "finished" else 1
 

@@ -7,15 +7,18 @@ than torch.save: no pickle is ever loaded.
 
 import json
 import os
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-FILE_NAME = "checkpoint.safetensors"
+FOLDER_NAME, FILE_NAME = "checkpoint", "state.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +29,32 @@ class Progress:
     training_s: float
     final_train_loss: float | None
     num_train_tokens: int = 0
+    num_empty_steps: int = 0  # without a counted target: zero loss, nothing learned
+    how: Mapping[str, Any] = field(default_factory=dict)  # what train.engine decided; not stored
+
+
+def progress_to_dict(progress: Progress, fingerprint: str) -> dict[str, Any]:
+    """JSON values; `progress_from_dict` is its inverse."""
+    return {"fingerprint": fingerprint, "step": progress.step, "training_s": progress.training_s,
+            "final_train_loss": progress.final_train_loss, "num_train_tokens": progress.num_train_tokens,
+            "num_empty_steps": progress.num_empty_steps}
+
+
+def progress_from_dict(values: Mapping[str, Any]) -> Progress:
+    """Where the run of these values stood."""
+    return Progress(values["step"], values["training_s"], values["final_train_loss"], values["num_train_tokens"],
+                    values.get("num_empty_steps", 0))
 
 
 def save_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter],
                     optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Replace the folder's checkpoint, atomically and flushed to the disk."""
+    """Replace the run folder's checkpoint, atomically and flushed to the disk."""
     tensors = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
-    metadata = {"fingerprint": fingerprint, "step": progress.step, "training_s": progress.training_s,
-                "final_train_loss": progress.final_train_loss, "num_train_tokens": progress.num_train_tokens}
+    metadata = progress_to_dict(progress, fingerprint)
+    folder = folder / FOLDER_NAME
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
     try:
@@ -56,7 +74,7 @@ def restore_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.
     None, with nothing touched, if there is no checkpoint, it is damaged, or it belongs to another experiment:
     then the run starts from its beginning, which costs time and never correctness.
     """
-    path = folder / FILE_NAME
+    path = folder / FOLDER_NAME / FILE_NAME
     try:
         with safetensors.safe_open(path, framework="pt") as stream:
             metadata = json.loads((stream.metadata() or {}).get("progress", "{}"))
@@ -74,10 +92,9 @@ def restore_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.
                      and key.count("/") == 2}
             if state:
                 optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
-    return Progress(metadata["step"], metadata["training_s"], metadata["final_train_loss"],
-                    metadata["num_train_tokens"])
+    return progress_from_dict(metadata)
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """After the record is safe: the state is no longer needed."""
-    (folder / FILE_NAME).unlink(missing_ok=True)
+    """After the record is safe, and not before: the state is no longer needed."""
+    shutil.rmtree(folder / FOLDER_NAME, ignore_errors=True)

@@ -13,29 +13,31 @@ Each field says in its metadata how it takes part in a run's identity (see `trai
   how                never changes the result: paths, devices, tracking, intervals
 """
 
-import dataclasses
-import difflib
-import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from train.dpo_config import DpoConfig, PreferenceConfig
 from train.errors import ConfigError
+from train.schema import (
+    MANDATORY,
+    build,
+    check_at_least,
+    check_not_negative,
+    check_positive,
+    check_share,
+    config_to_dict,
+    defaults_tree,
+    how,
+    neutral,
+)
+from train.subsets import SubsetConfig
 
-MANDATORY = "???"  # OmegaConf's word for "no default: say it"
-
-
-def how(default: Any) -> Any:
-    """A field that never changes the result, and so never enters the fingerprint."""
-    return field(default=default, metadata={"identity": "how"})
-
-
-def neutral(default: Any, neutral_value: Any) -> Any:
-    """A field left out of the fingerprint while it equals `neutral_value`."""
-    return field(default=default, metadata={"identity": "science", "neutral": neutral_value})
-
+__all__ = [
+    "MANDATORY", "DatasetConfig", "DpoConfig", "EvalConfig", "ModelConfig", "ObjectiveConfig", "PreferenceConfig",
+    "RecipeConfig", "RunConfig", "SeedsConfig", "SubsetConfig", "TrackingConfig", "build", "config_to_dict", "defaults_tree", "how", "neutral",
+    "run_config_from_dict",
+]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -74,17 +76,18 @@ class DatasetConfig:
     num_robustness_rows: int = 0  # embedded dataset only: held-out wordings
     split_seed: int = 0  # which rows are held out; for the embedded dataset also its generator's seed
     max_unusable_share: float = 0.2  # a larger share of unusable rows fails the run before training
+    subset: SubsetConfig = SubsetConfig()  # of the training rows
 
     def __post_init__(self) -> None:
         if self.source != "embedded" and not self.path:
             raise ConfigError(f"dataset.source={self.source} has no dataset.path", "a path",
                               "add dataset.path=/folder/data.jsonl")
-        _check_at_least("dataset.max_tokens", self.max_tokens, 2)
+        check_at_least("dataset.max_tokens", self.max_tokens, 2)
         if self.num_train_rows is not None:
-            _check_at_least("dataset.num_train_rows", self.num_train_rows, 1)
+            check_at_least("dataset.num_train_rows", self.num_train_rows, 1)
         for name in ("num_validation_rows", "num_test_rows", "num_robustness_rows"):
-            _check_at_least(f"dataset.{name}", getattr(self, name), 0)
-        _check_share("dataset.max_unusable_share", self.max_unusable_share)
+            check_at_least(f"dataset.{name}", getattr(self, name), 0)
+        check_share("dataset.max_unusable_share", self.max_unusable_share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,27 +113,41 @@ class RecipeConfig:
     epochs: float = 2.0
     max_steps: int | None = None  # optimiser steps; None: as many as `epochs` needs
     batch_size: int = 64  # sequences per optimiser step
-    micro_batch_tokens: int = how(8192)  # padded tokens held at once; only the order of float sums depends on it
+    micro_batch_tokens: int = how(8192)  # tokens held at once; only the order of float sums depends on it
     dropout: float = neutral(0.0, 0.0)  # attention dropout of the model
-    precision: Literal["float32", "bfloat16"] = "float32"  # compute type; master weights are always float32
+    neftune_alpha: float = neutral(0.0, 0.0)  # uniform noise of +-alpha / sqrt(length * width) on embeddings
+    # The compute type; master weights are float32. paper_bf16 alone keeps weights and optimiser in bfloat16,
+    # as the published 1B to 3B runs did, where at 2e-5 most updates are below half a unit in the last place.
+    precision: Literal["float32", "bfloat16", "paper_bf16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = how("auto")
     num_threads: int = how(1)  # torch threads of one run; two can be 20x slower than one on tiny models
+    # The next seven change the order of float sums at most.
+    head: Literal["auto", "triton", "eager", "naive"] = how("auto")  # who computes the loss; auto measures
+    packing: Literal["auto", "on", "off"] = how("auto")  # rows end to end instead of padded
+    activation_checkpointing: bool = how(False)  # layers are computed twice and held once
+    compile: bool = how(False)  # torch.compile, layer by layer
+    distributed: Literal["none", "ddp", "fsdp"] = how("none")  # copies of the model, or shards of it
+    num_ranks: int = how(1)  # processes on this machine; only with train.distributed
     checkpoint_every_s: float = how(30.0)
 
     def __post_init__(self) -> None:
-        _check_positive("train.learning_rate", self.learning_rate)
-        _check_positive("train.epochs", self.epochs)
-        _check_positive("train.epsilon", self.epsilon)
-        for name in ("batch_size", "micro_batch_tokens", "lora_rank", "num_threads"):
-            _check_at_least(f"train.{name}", getattr(self, name), 1)
+        check_positive("train.learning_rate", self.learning_rate)
+        check_positive("train.epochs", self.epochs)
+        check_positive("train.epsilon", self.epsilon)
+        for name in ("batch_size", "micro_batch_tokens", "lora_rank", "num_threads", "num_ranks"):
+            check_at_least(f"train.{name}", getattr(self, name), 1)
         if self.max_steps is not None:
-            _check_at_least("train.max_steps", self.max_steps, 1)
+            check_at_least("train.max_steps", self.max_steps, 1)
         if self.clip_norm is not None:
-            _check_positive("train.clip_norm", self.clip_norm)
+            check_positive("train.clip_norm", self.clip_norm)
         for name in ("warmup_ratio", "dropout", "lora_dropout", "beta1", "beta2", "momentum"):
-            _check_share(f"train.{name}", getattr(self, name))
-        _check_not_negative("train.weight_decay", self.weight_decay)
-        _check_not_negative("train.checkpoint_every_s", self.checkpoint_every_s)
+            check_share(f"train.{name}", getattr(self, name))
+        check_not_negative("train.weight_decay", self.weight_decay)
+        check_not_negative("train.neftune_alpha", self.neftune_alpha)
+        if self.num_ranks > 1 and self.distributed == "none":
+            raise ConfigError(f"train.num_ranks={self.num_ranks} with train.distributed=none", "ddp or fsdp",
+                              "add train.distributed=ddp")
+        check_not_negative("train.checkpoint_every_s", self.checkpoint_every_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,25 +159,34 @@ class EvalConfig:
     batch_rows: int = how(64)
 
     def __post_init__(self) -> None:
-        _check_at_least("eval.max_new_tokens", self.max_new_tokens, 1)
-        _check_at_least("eval.batch_rows", self.batch_rows, 1)
+        check_at_least("eval.max_new_tokens", self.max_new_tokens, 1)
+        check_at_least("eval.batch_rows", self.batch_rows, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig:
-    """The two weights of Weighted Instruction Tuning (arXiv 2507.07817, equation 3): loss per target token."""
+    """Loss per target token by whose token it is; `train.objective` says what each setting means.
+
+    The literature in these words (prompt, response, template weight; normalisation):
+      conventional tuning  0, 1, 0; nonzero_count       continual pre-training  1, 1, 1; nonzero_count
+      WIT                  p, r, 0; nonzero_count       Instruction Modelling   1, 1, 0; sequence_mean
+      prompt-only          1, 0, 0; nonzero_count       prompt loss weight      p, 1, 0; completion_count
+    """
 
     prompt_weight: float
     response_weight: float
     template_weight: float = neutral(0.0, 0.0)  # chat markers; 0 is Instruction Modelling's rule
     system_weight: float | None = neutral(None, None)  # None: as prompt tokens
-    normalisation: Literal["nonzero_count"] = neutral("nonzero_count", "nonzero_count")
+    turns: Literal["all", "last"] = neutral("all", "all")  # last: only the last exchange has targets
+    normalisation: Literal["nonzero_count", "weight_sum", "completion_count", "sequence_mean"] = neutral(
+        "nonzero_count", "nonzero_count")
+    kl_weight: float = neutral(0.0, 0.0)  # of the divergence from the untouched model, over the same targets
 
     def __post_init__(self) -> None:
-        for name in ("prompt_weight", "response_weight", "template_weight"):
-            _check_not_negative(f"objective.{name}", getattr(self, name))
+        for name in ("prompt_weight", "response_weight", "template_weight", "kl_weight"):
+            check_not_negative(f"objective.{name}", getattr(self, name))
         if self.system_weight is not None:
-            _check_not_negative("objective.system_weight", self.system_weight)
+            check_not_negative("objective.system_weight", self.system_weight)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +196,7 @@ class SeedsConfig:
     init: int | None = None  # LoRA adapters; full fine-tuning initialises nothing
     data_order: int | None = None
     dropout: int | None = None
+    noise: int | None = neutral(None, None)  # of NEFTune
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +220,8 @@ class TrackingConfig:
 class RunConfig:
     """Everything one run needs to know. Two runs with equal identities are the same experiment."""
 
-    stage: Literal["sft", "base"] = "sft"  # base: the untouched checkpoint, only evaluated
+    # base: the untouched checkpoint, only evaluated. dpo: preference tuning of the sft run that all else describes.
+    stage: Literal["sft", "base", "dpo"] = "sft"
     model: ModelConfig
     dataset: DatasetConfig
     train: RecipeConfig
@@ -202,138 +230,22 @@ class RunConfig:
     seed: int
     seeds: SeedsConfig
     tracking: TrackingConfig = field(metadata={"identity": "how"})
+    preference: PreferenceConfig = how(PreferenceConfig())  # no part of a supervised run; see train.fingerprint
+    dpo: DpoConfig = how(DpoConfig())
+    # Trained weights in the run's folder: none; until_dpo, until the runs that start from them are over; all.
+    keep: Literal["none", "until_dpo", "all"] = how("none")
 
     def __post_init__(self) -> None:
         weights = (self.objective.prompt_weight, self.objective.response_weight)
-        if self.stage == "sft" and weights == (0.0, 0.0):
+        if self.stage != "base" and weights == (0.0, 0.0):
             raise ConfigError(
                 "objective.prompt_weight=0 with objective.response_weight=0 trains nothing",
                 "at least one weight above 0 (the untouched base model is measured with every grid)",
                 "exclude the pair: exclude: [{prompt_weight: 0, response_weight: 0}]",
             )
-        _check_at_least("seed", self.seed, 0)
+        check_at_least("seed", self.seed, 0)
 
 
 def run_config_from_dict(values: Mapping[str, Any]) -> RunConfig:
     """The typed configuration; raises ConfigError naming key, value, expectation and the nearest right key."""
-    return _build(RunConfig, values, "")
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """A plain tree of JSON values; `run_config_from_dict` is its inverse."""
-    return {
-        item.name: config_to_dict(value)
-        if dataclasses.is_dataclass(value := getattr(config, item.name))
-        else list(value) if isinstance(value, tuple) else value
-        for item in dataclasses.fields(config)
-    }
-
-
-def defaults_tree(schema: type) -> dict[str, Any]:
-    """The schema as a plain tree for Hydra: defaults filled in, MANDATORY where there is none."""
-    hints = typing.get_type_hints(schema)
-    tree: dict[str, Any] = {}
-    for item in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(hints[item.name]):
-            tree[item.name] = defaults_tree(hints[item.name])
-        else:
-            default = MANDATORY if item.default is dataclasses.MISSING else item.default
-            tree[item.name] = list(default) if isinstance(default, tuple) else default
-    return tree
-
-
-_HINTS: dict[type, dict[str, Any]] = {}  # get_type_hints costs 100 us a class; 10,000 cells ask 7 classes each
-
-
-def build(schema: type, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """Any of this project's frozen configuration classes from a plain tree; see `run_config_from_dict`."""
-    return _build(schema, values, prefix)
-
-
-def _build(schema: type, values: Mapping[str, Any], prefix: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.') or 'the configuration'}={values!r} is not a group", "keys and values")
-    hints = _HINTS.setdefault(schema, typing.get_type_hints(schema))
-    names = [item.name for item in dataclasses.fields(schema)]
-    for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            raise ConfigError(f"unknown key {prefix}{key}", f"one of {', '.join(names)}",
-                              f"did you mean {prefix}{near[0]}?" if near else "")
-    arguments: dict[str, Any] = {}
-    for item in dataclasses.fields(schema):
-        hint = hints[item.name]
-        if item.name not in values or values[item.name] == MANDATORY:
-            if dataclasses.is_dataclass(hint) and item.name not in values:
-                arguments[item.name] = _build(hint, {}, f"{prefix}{item.name}.")
-            elif item.default is dataclasses.MISSING:
-                raise ConfigError(f"{prefix}{item.name} is not set", _describe(hint), f"add {prefix}{item.name}=...")
-        elif dataclasses.is_dataclass(hint):
-            arguments[item.name] = _build(hint, values[item.name], f"{prefix}{item.name}.")
-        else:
-            arguments[item.name] = _convert(hint, values[item.name], prefix + item.name)
-    return schema(**arguments)
-
-
-def _convert(hint: Any, value: Any, key: str) -> Any:
-    """`value` as `hint` asks, or ConfigError. A whole float is a fine int, an int a fine float, a bool neither."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        return _convert(next(option for option in options if option is not type(None)), value, key)
-    if origin is Literal:
-        if value in typing.get_args(hint) and not isinstance(value, bool):
-            return value
-    elif origin is tuple:
-        if isinstance(value, list | tuple):
-            inner = typing.get_args(hint)[0]
-            return tuple(_convert(inner, element, f"{key}[{index}]") for index, element in enumerate(value))
-    elif hint is bool:
-        if isinstance(value, bool):
-            return value
-    elif hint is int:
-        if isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer():
-            return int(value)
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if math.isfinite(value):
-                return float(value)
-            raise ConfigError(f"{key}={value}", "a finite number", f"set {key} to a number")
-    elif isinstance(value, str):
-        return value
-    elif hint is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)  # YAML reads a revision such as 1234567 as a number
-    raise ConfigError(f"{key}={value!r} has the wrong type", _describe(hint), f"set {key} to such a value")
-
-
-def _describe(hint: Any) -> str:
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join("null" if option is type(None) else _describe(option) for option in typing.get_args(hint))
-    if origin is tuple:
-        return f"a list of {_describe(typing.get_args(hint)[0])}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, str(hint))
-
-
-def _check_at_least(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{key}={value}", f"a whole number of at least {least}", f"set {key}={least} or more")
-
-
-def _check_positive(key: str, value: float) -> None:
-    if not value > 0:
-        raise ConfigError(f"{key}={value:g}", "a number above 0", f"set {key} above 0")
-
-
-def _check_not_negative(key: str, value: float) -> None:
-    if not value >= 0:
-        raise ConfigError(f"{key}={value:g}", "a number of at least 0", f"set {key}=0 or more")
-
-
-def _check_share(key: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{key}={value:g}", "a share from 0 to 1", f"set {key} between 0 and 1")
+    return build(RunConfig, values, "")

@@ -20,14 +20,19 @@ from train.config import RunConfig
 SCIENCE_VERSION = 1
 
 
-def fingerprint(config: RunConfig, *, model_identity: str, dataset_identity: str) -> str:
+def fingerprint(config: RunConfig, *, model_identity: str, dataset_identity: str, parent_fingerprint: str = "",
+                preference_identity: str = "") -> str:
     """32 hexadecimal digits naming the experiment.
 
     model_identity, dataset_identity: content hashes or hub commits; see `train.identity`.
+    parent_fingerprint, preference_identity: of a preference-tuned run (stage "dpo"), which is named by the run
+    it starts from, and by the pairs.
     The base model (stage "base") isn't trained, so neither recipe, weights nor seeds enter its name.
     """
-    identity = {"version": SCIENCE_VERSION, "model": model_identity, "dataset": dataset_identity,
-                "config": identity_tree(config)}
+    identity: dict[str, Any] = {"version": SCIENCE_VERSION, "model": model_identity, "dataset": dataset_identity,
+                                "config": identity_tree(config)}
+    if config.stage == "dpo":
+        identity |= {"parent": parent_fingerprint, "preference": preference_identity}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -38,6 +43,8 @@ def identity_tree(config: RunConfig) -> dict[str, Any]:
     if config.stage == "base":
         for key in ("train", "objective", "seed", "seeds"):
             tree.pop(key, None)
+    if config.stage == "dpo":  # sections that say nothing about any other stage
+        tree |= {"preference": _science(config.preference), "dpo": _science(config.dpo)}
     return tree
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,17 @@ _MODEL_FILES = (
 
 
 def dataset_identity(
-    config: DatasetConfig, *, cache_folder: Path | None, allow_unresolved: bool = False
+    config: DatasetConfig,
+    *,
+    cache_folder: Path | None,
+    allow_unresolved: bool = False,
+    check_rows: Callable[..., object] = usable_rows,
 ) -> str:
     """The content of a dataset in one string: "sha256:<hex>" or "hub:<path>@<commit>".
 
     cache_folder      where hashes are remembered by (path, size, modification time, inode); None: nowhere
     allow_unresolved  "hub:<path>@unresolved" instead of DataError for a revision that can't be looked up
+    check_rows        raises DataError if none of a small file's rows can be used
     Raises            DataError where the data is missing, empty or broken
     """
     if config.source == "embedded":
@@ -72,7 +77,7 @@ def dataset_identity(
         )
     files = _dataset_files(path, config)
     if not is_saved_dataset(path):
-        _check_dataset(files, config)
+        _check_dataset(files, config, check_rows)
     hashes = _hashes(files, cache_folder, DataError)
     if not path.is_dir():
         return f"sha256:{hashes[path]}"
@@ -271,7 +276,7 @@ def _dataset_files(path: Path, config: DatasetConfig) -> list[Path]:
     return files
 
 
-def _check_dataset(files: Iterable[Path], config: DatasetConfig) -> None:
+def _check_dataset(files: Iterable[Path], config: DatasetConfig, check_rows: Callable[..., object]) -> None:
     """No file is empty, text files parse, some row is usable; of files above 50 MB only the start counts."""
     rows: list[Any] = []
     is_all = True
@@ -296,7 +301,7 @@ def _check_dataset(files: Iterable[Path], config: DatasetConfig) -> None:
             raise DataError(
                 f"{config.path} is empty", "at least one row", "set dataset.path=... to a file with rows"
             )
-        usable_rows(rows, config.columns, place=str(config.path))
+        check_rows(rows, config.columns, place=str(config.path))
 
 
 def _check_parquet(path: Path) -> None:

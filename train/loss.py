@@ -1,4 +1,5 @@
-"""The weighted objective: per-token losses by role, and the one normalisation of the WIT paper. Pure tensors.
+"""The weighted objective written out plainly over full logits: the reference of every faster path, and the
+computation behind unweighted evaluation and models that can't be split. Pure tensors.
 
 Letters: B rows, T positions, V vocabulary, R roles (train.spans.Role).
 """
@@ -8,25 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from train.config import ObjectiveConfig
+from train.objective import role_weights
 from train.spans import Role
 
 
 def weight_by_role(objective: ObjectiveConfig) -> Tensor:
-    """The loss weight of a target token by its role.
-
-    Shapes   result (R,), float32; NONE (BOS, padding) is always 0.
-    Source   WIT, arXiv 2507.07817, equation 3, for prompt and response. Template tokens weigh nothing by
-             default, as in Instruction Modelling, arXiv 2405.14394, equation 4.
-    Differs  The released WIT code gives a chat template's tokens the weight of the column they stand in; the
-             released IM code masks only the first marker of a conversation.
-    """
-    weights_R = torch.zeros(len(Role))
-    weights_R[Role.PROMPT] = objective.prompt_weight
-    weights_R[Role.RESPONSE] = objective.response_weight
-    weights_R[Role.TEMPLATE] = objective.template_weight
-    system_weight = objective.system_weight
-    weights_R[Role.SYSTEM] = objective.prompt_weight if system_weight is None else system_weight
-    return weights_R
+    """`train.objective.role_weights` as a tensor (R,), float32."""
+    return torch.from_numpy(role_weights(objective)).float()
 
 
 def token_nll(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:

@@ -31,6 +31,10 @@ _MEASURES = (
     Metric("empty_output_rate", "share of rows", "lower", "empty outputs"),
     Metric("truncated_output_rate", "share of rows", "lower", "outputs cut at max_new_tokens"),
     Metric("mean_output_tokens", "tokens", "none", "mean output length"),
+    Metric("preference_accuracy", "share of pairs", "higher", "better answer likelier"),
+    Metric("parent_preference_accuracy", "share of pairs", "none", "better answer likelier in the parent"),
+    Metric("reward_accuracy", "share of pairs", "higher", "better answer rewarded"),
+    Metric("reward_margin", "nats, times beta", "higher", "reward margin"),
 )
 
 METRICS: Mapping[str, Metric] = {

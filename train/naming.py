@@ -28,7 +28,7 @@ def complete_names(values: dict[str, Any]) -> None:
     Absolute, because a worker may live in another folder than the person who typed the path. Paths are no
     part of a run's identity.
     """
-    for group, name_of in (("model", model_name), ("dataset", dataset_name)):
+    for group, name_of in (("model", model_name), ("dataset", dataset_name), ("preference", dataset_name)):
         part = values.get(group)
         if not isinstance(part, dict) or part.get("source") != "local":
             continue

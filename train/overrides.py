@@ -12,23 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from train.config import MANDATORY, RunConfig, config_to_dict, defaults_tree
-from train.keys import leaf_keys
 from train.naming import complete_names
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 _DEFAULT_FILES = {"model": "embedded", "dataset": "embedded", "train": "embedded", "eval": "default"}
+_DPO_FILES = {"preference": "embedded", "dpo": "embedded"}  # said of preference-tuned runs only
+_CORPORA = ("model", "dataset", "preference")
 _KEPT = ("source", "path", "revision", "template")  # no part of the identity, but needed to find it
 _WORD = re.compile(r"[A-Za-z_./][\w./@-]*", re.ASCII)  # what Hydra's grammar reads as a text without quotes
 
 
 def overrides_for(config: RunConfig) -> tuple[str, ...]:
     """KEY=VALUE texts, not yet quoted for a shell: files first, then what differs from them, then weights."""
-    values = config_to_dict(config)
+    values = {
+        key: _flat(value) if isinstance(value, dict) else value for key, value in config_to_dict(config).items()
+    }
     chosen, differing = [], []
-    for group, default in _DEFAULT_FILES.items():
+    for group, default in (_DEFAULT_FILES | (_DPO_FILES if config.stage == "dpo" else {})).items():
         files = {name: _differences(group, tree, values) for name, tree in _files(group).items()}
         best = min(files, key=lambda name: (_distance(group, files[name]), name != default, name))
-        if best != default or group in ("model", "dataset"):
+        if best != default or group in _CORPORA:
             chosen.append(f"{group}={best}")
         differing += [f"{group}.{key}={_text(value)}" for key, value in files[best].items()]
     weights = {
@@ -44,12 +47,12 @@ def overrides_for(config: RunConfig) -> tuple[str, ...]:
 
 def _distance(group: str, differences: Mapping[str, Any]) -> tuple[bool, int]:
     """Another source is another thing, however few keys differ."""
-    return group in ("model", "dataset") and "source" in differences, len(differences)
+    return group in _CORPORA and "source" in differences, len(differences)
 
 
 def _differences(group: str, tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """What must be said beyond `group=file`, for the configuration `values`."""
-    expected = defaults_tree(RunConfig)[group] | {
+    expected = _flat(defaults_tree(RunConfig)[group]) | {
         key: value for key, value in tree.items() if value != MANDATORY
     }
     if values[group].get("source") == "local":
@@ -68,11 +71,12 @@ def _differences(group: str, tree: Mapping[str, Any], values: Mapping[str, Any])
 def _science_keys(group: str) -> frozenset[str]:
     schema = next(item.type for item in dataclasses.fields(RunConfig) if item.name == group)
     assert dataclasses.is_dataclass(schema)
-    return frozenset(
+    names = {
         item.name
         for item in dataclasses.fields(schema)
         if item.metadata.get("identity") != "how" or item.name in (*_KEPT, "name")
-    )
+    }
+    return frozenset(key for key in _flat(defaults_tree(schema)) if key.split(".")[0] in names)
 
 
 @cache
@@ -82,8 +86,16 @@ def _files(group: str) -> dict[str, dict[str, Any]]:
     trees = {}
     for path in sorted((CONF / group).glob("*.yaml")):
         tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        trees[path.stem] = {key: tree[key] for key in leaf_keys(tree)}
+        trees[path.stem] = _flat(tree)
     return trees
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"subset": {"share": 0.1}} as {"subset.share": 0.1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _text(value: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias, cast
 from train.config import DatasetConfig
 from train.errors import DataError
 from train.row_files import RawRow, read_raw_rows
+from train.subsets import subset_rows
 
 SPLITS = ("train", "validation", "test", "robustness")
 EMBEDDED_TRAIN_ROWS = 512  # of the embedded dataset, where dataset.num_train_rows is null
@@ -60,6 +61,7 @@ class Row:
     row_id: str  # unique within the dataset
     messages: tuple[Message, ...]
     check: Mapping[str, Any] | None = None
+    source: str = ""  # the part of a mixture it came from, where the rows say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +108,13 @@ def usable_rows(raw_rows: Sequence[RawRow], columns: str, *, place: str) -> tupl
     """
     row_format = _detect_format(raw_rows) if columns == "auto" else cast(Format, columns)
     unusable: Counter[str] = Counter()
-    kept: list[tuple[str | None, tuple[Message, ...]]] = []
+    kept: list[tuple[RawRow, tuple[Message, ...]]] = []
     for raw in raw_rows:
         converted = "unknown_format" if row_format is None else convert(raw, row_format)
         if isinstance(converted, str):
             unusable[converted] += 1
         else:
-            kept.append((_given_id(raw), converted))
+            kept.append((raw, converted))
     if not kept:
         raise _nothing_usable(raw_rows, row_format, unusable, place)
     return _with_ids(kept), dict(sorted(unusable.items()))
@@ -156,6 +158,7 @@ def split_rows(rows: Sequence[Row], config: DatasetConfig) -> dict[str, tuple[Ro
         )
         for split in SPLITS
     }
+    ordered["train"] = subset_rows(ordered["train"], config.subset, [row.row_id for row in rows])
     if config.num_train_rows is not None:
         ordered["train"] = ordered["train"][: config.num_train_rows]
     return ordered
@@ -165,11 +168,12 @@ def _load_embedded(config: DatasetConfig) -> LoadedRows:
     row_dicts = embedded_row_dicts(config)
     splits = {
         split: tuple(
-            Row(row["id"], tuple(Message(m["role"], m["content"]) for m in row["messages"]), row)
+            Row(row["id"], tuple(Message(m["role"], m["content"]) for m in row["messages"]), row, row["family"])
             for row in rows
         )
         for split, rows in row_dicts.items()
     }
+    splits["train"] = subset_rows(splits["train"], config.subset, [row.row_id for row in splits["train"]])
     return LoadedRows(splits, sum(map(len, splits.values())), {})
 
 
@@ -291,16 +295,23 @@ def _given_id(raw: RawRow) -> str | None:
     )
 
 
-def _with_ids(kept: list[tuple[str | None, tuple[Message, ...]]]) -> list[Row]:
+def _source_of(raw: RawRow) -> str:
+    named = [raw.get(key) for key in ("dataset", "source")] if isinstance(raw, Mapping) else []
+    return next((name for name in named if isinstance(name, str)), "")
+
+
+def _with_ids(kept: list[tuple[RawRow, tuple[Message, ...]]]) -> list[Row]:
     """Rows with unique ids that don't depend on their order: the given id if it is unique, else content."""
-    given = Counter(row_id for row_id, _ in kept)
+    given = Counter(_given_id(raw) for raw, _ in kept)
     seen: Counter[str] = Counter()
     rows = []
-    for row_id, messages in kept:
+    for raw, messages in kept:
+        row_id = _given_id(raw)
         digest = hashlib.sha256(_content_of(messages)).hexdigest()[:16]
         name = digest if row_id is None else row_id if given[row_id] == 1 else f"{row_id}-{digest}"
         seen[name] += 1
-        rows.append(Row(name if seen[name] == 1 else f"{name}-{seen[name]}", messages))
+        unique = name if seen[name] == 1 else f"{name}-{seen[name]}"
+        rows.append(Row(unique, messages, source=_source_of(raw)))
     return rows
 
 

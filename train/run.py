@@ -9,17 +9,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from train.checkpoint import Progress, remove_checkpoint
+from train.checkpoint import Progress
 from train.config import RunConfig
+from train.errors import ConfigError
 from train.evaluate import evaluate
 from train.failures import NonFiniteLossError, failure_from_exception
 from train.loop import Hooks, Interrupted, train_model
-from train.model import add_adapters, trainable_parameters
+from train.model import add_adapters, context_length, trainable_parameters
+from train.parents import Parent, check_parent, parent_weights, read_parent
+from train.preferences import load_token_pairs
 from train.provenance import environment, git_state
 from train.record import RunRecord
 from train.seeds import seed_of
 from train.tracking import Tracker, start_tracker
 from train.tracking_values import Asked, mirrored_run
+from train.weights import load_weights, save_weights
 from train.workbench import Workbench
 
 __all__ = ["Interrupted", "Workbench", "run"]
@@ -27,11 +31,14 @@ __all__ = ["Interrupted", "Workbench", "run"]
 
 def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attempt: int, workbench: Workbench,
         model_identity: str, dataset_identity: str, should_stop: Callable[[], bool],
-        on_progress: Callable[[int, int], None], asked: Asked = Asked()) -> RunRecord:  # noqa: B008 - a value
+        on_progress: Callable[[int, int], None], asked: Asked = Asked(),  # noqa: B008 - a value
+        parent_folder: Path | None = None) -> RunRecord:
     """Train and measure one configuration; the record is returned, not written.
 
-    `folder` holds events.jsonl and, while training, a checkpoint from which a second call goes on.
+    `folder` holds events.jsonl and a checkpoint, from which a second call goes on; whoever writes the record
+    removes it afterwards, so that no moment of dying costs a finished training.
     A non-finite loss is a result: a record with outcome "failed". Everything else that goes wrong is raised.
+    `parent_folder` is that of the run which stage dpo starts from.
     `asked` is for the mirror only; what the mirror lost is named in the record's environment.
 
     Raises   Interrupted (state saved), UserError, or whatever broke.
@@ -39,24 +46,43 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
     setup_started = time.monotonic()
     torch.set_num_threads(config.train.num_threads)
     device = _device(config)
+    parent = _parent(config, model_identity, parent_folder)
+    if parent is not None:  # first, as it may have to be trained again with the shared model
+        start = parent_weights(parent, folder / "parent", workbench, should_stop)
     tokenizer = workbench.tokenizer(config, model_identity)
     model = workbench.model(config, model_identity, device)
     data = workbench.data(config, model, model_identity, dataset_identity)
-    is_adapted = config.train.method == "lora" and config.stage == "sft"
+    is_adapted = config.train.method == "lora" and config.stage != "base"
     trained = add_adapters(model, config.train, seed_of(config, "init")) if is_adapted else model
     setup_s = time.monotonic() - setup_started
     identities = {"model_identity": model_identity, "dataset_identity": dataset_identity}
     tracker = start_tracker(config, mirrored_run(config, run_id, fingerprint, identities,
                                                  git_state().get("git_commit"), asked), folder)
     metrics: dict[str, float] = {}
+    counts = dict(data.counts)
     failure, progress, evaluation_s = None, Progress(0, 0.0, None), 0.0
     try:
         if config.stage == "sft":
             progress = train_model(trained, data.splits["train"], config, fingerprint=fingerprint, folder=folder,
                                    device=device, hooks=Hooks(should_stop, on_progress, tracker))
+        if should_stop():
+            raise Interrupted("stopped before its evaluation")
+        if parent is not None:
+            from train.dpo import tune  # late: it needs TRL only there
+
+            load_weights(trained, start)
+            pairs = load_token_pairs(config.preference, config.model, tokenizer,
+                                     context_length=context_length(model))
+            counts |= pairs.counts
+            progress, metrics = tune(trained, pairs, tokenizer, config, folder=folder, device=device,
+                                     hooks=Hooks(should_stop, on_progress, tracker))
         evaluation_started = time.monotonic()
-        metrics = evaluate(trained, data, config.eval, tokenizer, device)
+        metrics = metrics | evaluate(trained, data, config.eval, tokenizer, device)
         evaluation_s = time.monotonic() - evaluation_started
+        if config.keep != "none":
+            save_weights(trained, tokenizer, config, folder, {
+                "run_id": run_id, "fingerprint": fingerprint, **identities,
+                "parameters_sha256": _parameters_sha256(trained)})
     except NonFiniteLossError as error:
         failure = failure_from_exception(error)
     except BaseException:
@@ -66,14 +92,14 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
         parameters_sha256 = _parameters_sha256(trained)
         if is_adapted:
             trained.unload()  # type: ignore[operator] - gives the shared base model back without adapters
-    remove_checkpoint(folder)
     record = RunRecord(
         run_id=run_id, fingerprint=fingerprint, outcome="failed" if failure else "finished", stage=config.stage,
-        metrics=metrics, counts={**data.counts, **{f"unusable_rows.{why}": n for why, n in data.unusable.items()}},
+        metrics=metrics, counts={**counts, **{f"unusable_rows.{why}": n for why, n in data.unusable.items()},
+                                 "steps_without_active_tokens": progress.num_empty_steps},
         final_train_loss=progress.final_train_loss, num_steps=progress.step, parameters_sha256=parameters_sha256,
         training_s=progress.training_s, evaluation_s=evaluation_s, setup_s=setup_s,
         tokens_per_s=progress.num_train_tokens / progress.training_s if progress.training_s else None,
-        attempt=attempt, environment=environment(device), finished_at=time.time(), failure=failure)
+        attempt=attempt, environment=environment(device) | dict(progress.how), finished_at=time.time(), failure=failure)
     return _mirrored(record, tracker)
 
 
@@ -81,6 +107,16 @@ def _mirrored(record: RunRecord, tracker: Tracker) -> RunRecord:
     """The record, told to the mirror; with what the mirror lost, if anything."""
     lost = tracker.finish(record)
     return dataclasses.replace(record, environment={**record.environment, "mirror": lost}) if lost else record
+
+
+def _parent(config: RunConfig, model_identity: str, folder: Path | None) -> Parent | None:
+    if config.stage != "dpo":
+        return None
+    if folder is None:
+        raise ConfigError("stage=dpo has no parent", "a finished run to start from", "add parent=/folder/of/a/run")
+    parent = read_parent(folder)
+    check_parent(parent, config, model_identity)
+    return parent
 
 
 def _device(config: RunConfig) -> torch.device:

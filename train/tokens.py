@@ -7,7 +7,6 @@ fingerprints of the `datasets` library change with everything a closure happens 
 Shapes: T tokens of all rows one after another, M rows, R = 5 roles.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.config import DatasetConfig, ModelConfig
+from train.config import DatasetConfig, ModelConfig, config_to_dict
 from train.errors import DataError
 from train.files import read_json, write_json_atomic
 from train.rows import SPLITS, LoadedRows, Row, load_rows
@@ -139,11 +138,7 @@ def load_token_data(
 
 
 def _key(dataset: DatasetConfig, dataset_identity: str, encoder: Encoder, max_tokens: int) -> str:
-    settings = {
-        item.name: getattr(dataset, item.name)
-        for item in dataclasses.fields(dataset)
-        if item.name not in _NOT_IN_KEY
-    }
+    settings = {name: value for name, value in config_to_dict(dataset).items() if name not in _NOT_IN_KEY}
     parts = {
         "version": TOKENS_VERSION,
         "dataset": dataset_identity,

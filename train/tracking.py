@@ -9,7 +9,6 @@ with the process, while the file isn't).
 
 import json
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +18,7 @@ from train.record import RunRecord
 from train.tracking_values import MirroredRun
 
 POLL_S = 0.25  # with the sinks' own flushing below one second in all: what a SIGKILL may cost a mirror
-WAIT_S = 5.0  # how long the end of a run waits for its mirror
+WAIT_S, SERVER_WAIT_S = 30.0, 10.0  # at most, at the end of a run: for a mirror on disk, for one on a server
 
 
 class Tracker(Protocol):
@@ -91,8 +90,8 @@ def _event(line: bytes) -> dict[str, Any] | None:
 class Mirror:
     """Repeats events.jsonl to the first of some sinks that opens, in a thread of its own."""
 
-    def __init__(self, sinks: Sequence[Callable[[], Sink]], events: Path) -> None:
-        self._sinks, self._events = sinks, events
+    def __init__(self, sinks: Sequence[Callable[[], Sink]], events: Path, wait_s: float = WAIT_S) -> None:
+        self._sinks, self._events, self._wait_s = sinks, events, wait_s
         self._has_begun, self._is_over, self._is_closed = threading.Event(), threading.Event(), threading.Event()
         self._record: RunRecord | None = None
         self._lack = ""
@@ -107,12 +106,13 @@ class Mirror:
         self._record = record
         self._has_begun.set()
         self._is_over.set()
-        if not self._is_closed.wait(WAIT_S):
-            self._lack = f"did not end within {WAIT_S:g} s"
-        if self._lack:
-            self._lack = f"the mirror of this run is incomplete: {self._lack}; events.jsonl and record.json have it all"
-            print(self._lack, flush=True)
-        return self._lack
+        if not self._is_closed.wait(self._wait_s):
+            self._lack = f"it did not end within {self._wait_s:g} s"
+        if not self._lack:
+            return ""
+        lack = f"the mirror of this run is incomplete: {self._lack}; events.jsonl and record.json have it all"
+        print(lack, flush=True)
+        return lack
 
     def _work(self) -> None:
         try:
@@ -156,10 +156,11 @@ def start_tracker(config: RunConfig, mirrored: MirroredRun, folder: Path) -> Tra
         return Mirror([lambda: TrackioSink(mirrored)], events)
     if config.tracking.mode == "none":
         return NullTracker()
-    from train.tracking_wandb import WandbSink, is_server_trusted
+    from train.tracking_wandb import Mode, WandbSink, is_server_trusted
 
-    modes = ["online", "offline"] if config.tracking.mode == "wandb" and is_server_trusted() else ["offline"]
-    return Mirror([lambda mode=mode: WandbSink(mirrored, folder, mode, time.time()) for mode in modes], events)
+    modes: list[Mode] = ["online", "offline"] if config.tracking.mode == "wandb" and is_server_trusted() else ["offline"]
+    return Mirror([lambda mode=mode: WandbSink(mirrored, folder, mode) for mode in modes], events,
+                  SERVER_WAIT_S if "online" in modes else WAIT_S)
 
 
 def one_line(error: BaseException) -> str:

@@ -17,7 +17,8 @@ from train.record import RunRecord
 from train.tracking_log import num_points
 from train.tracking_values import STEP, MirroredRun, summary_of
 
-INIT_S, FINISH_S = 20.0, 4.0
+Mode = Literal["online", "offline"]
+INIT_S, FINISH_S = 7.0, 4.0
 FLUSH_S = 0.5  # the default, 15 s, lost 29 of 100 steps to a SIGKILL
 DISTRUST_S = 600.0  # after a failure of the server: so long this process only writes to disk
 
@@ -36,12 +37,11 @@ def distrust_server() -> None:
 
 
 class WandbSink:
-    """One run of W&B. started: seconds since 1970, where the time axis begins."""
+    """One run of W&B. Its files lie in the run's folder, or in WANDB_DIR."""
 
-    def __init__(self, mirrored: MirroredRun, folder: Path, mode: Literal["online", "offline"],
-                 started: float) -> None:
-        self.mirrored, self.folder, self.mode, self.started = mirrored, folder, mode, started
-        self.num_logged = 0
+    def __init__(self, mirrored: MirroredRun, folder: Path, mode: Mode) -> None:
+        self.mirrored, self.mode, self.num_logged = mirrored, mode, 0
+        self.folder = Path(os.environ.get("WANDB_DIR") or folder)
 
     def open(self) -> int:
         """Connect or make the offline folder; see `explained` for the errors."""
@@ -50,6 +50,7 @@ class WandbSink:
         except Exception as error:
             if self.mode == "online":
                 distrust_server()
+                _forget_service()
             raise RuntimeError(explained(error, self.mirrored)) from error
         self.log_file = Path(self.run.settings.sync_file)
         if self.mode == "offline":
@@ -74,19 +75,18 @@ class WandbSink:
         return ""
 
 
-def start_run(mirrored: MirroredRun, folder: Path, mode: Literal["online", "offline"], **settings: Any) -> Any:
+def start_run(mirrored: MirroredRun, folder: Path, mode: Mode, **settings: Any) -> Any:
     """wandb.init as this project wants it: beside other runs, silent, and never the owner of the console."""
+    os.environ.pop("WANDB_SWEEP_ID", None)  # with it, W&B ignores id, project and entity
+    os.environ.setdefault("WANDB_SILENT", "true")  # the setting comes too late for what a login says
     import wandb
 
-    os.environ.pop("WANDB_SWEEP_ID", None)  # with it, W&B ignores id, project and entity
     own = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_save_requirements": False,
            "x_disable_stats": not _has_gpu(), "x_transaction_log_flush_interval": FLUSH_S,
            "finish_timeout": FINISH_S, "finish_timeout_raises": True,
            "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_S)), **settings}
-    # wandb falls back to a temporary folder, which no sync would find, where it can't write
-    target = Path(os.environ.get("WANDB_DIR") or folder)
-    (target / "wandb").mkdir(parents=True, exist_ok=True)
-    run = wandb.init(mode=mode, dir=str(target), project=mirrored.project, entity=mirrored.entity, id=mirrored.id,
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)  # or W&B would silently write elsewhere
+    run = wandb.init(mode=mode, dir=str(folder), project=mirrored.project, entity=mirrored.entity, id=mirrored.id,
                      name=mirrored.name, group=mirrored.group, job_type=mirrored.job_type, tags=mirrored.tags,
                      config=dict(mirrored.config), resume="allow", reinit="create_new", settings=wandb.Settings(**own))
     run.define_metric(STEP)
@@ -116,10 +116,14 @@ def explained(error: BaseException, mirrored: MirroredRun) -> str:
                                          "correct tracking.entity",
         "401": "W&B refuses the API key: run `wandb login --relogin`",
         "403": f"W&B lets you not write to {place}: correct tracking.entity or tracking.project",
+        "invalid character": "the W&B server answers with something that isn't W&B: check WANDB_BASE_URL",
+        "handleabandoned": "the W&B server does not answer",
+        "deadline exceeded": f"the W&B server does not answer: {text[-120:]}",
+        "timed out": "the W&B server does not answer in time",
         "no space left": f"W&B's folder is on a full disk: {text[:150]}",
     }
     for part, line in known.items():
-        if part in text.lower():
+        if part in f"{type(error).__name__} {text}".lower():
             return line
     return f"W&B could not start: {text[:200] or type(error).__name__}"
 
@@ -129,6 +133,14 @@ def mark_synced(folder: Path) -> None:
     for path in folder.glob("wandb/*run-*/run-*.wandb"):
         with contextlib.suppress(OSError):
             path.with_name(f"{path.name}.synced").touch()
+
+
+def _forget_service() -> None:
+    """wandb-core holds on to the id of a run that could not begin; a new one knows nothing of it."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown(1)
 
 
 def _supersede_others(log_file: Path) -> None:

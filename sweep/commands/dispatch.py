@@ -9,6 +9,10 @@ def execute(arguments: Arguments) -> int:
         case "run" | "retry" | "watch":
             from sweep.commands import running
 
+            if {"tracking=wandb", "tracking.mode=wandb"} & set(arguments.overrides):
+                from sweep.commands.syncing import require_api_key
+
+                require_api_key()
             actions = {"run": running.run, "retry": running.retry, "watch": running.watch}
             return actions[arguments.action](arguments)
         case "plan" | "status" | "why" | "logs":
@@ -28,4 +32,8 @@ def execute(arguments: Arguments) -> int:
             from sweep.commands.exporting import export
 
             return export(arguments)
+        case "sync":
+            from sweep.commands.syncing import sync
+
+            return sync(arguments)
     raise AssertionError(f"no such action: {arguments.action}")  # parse_arguments lets no other through

@@ -61,7 +61,9 @@ def run_session(session: Session) -> int:
 def _check_hub(session: Session) -> None:
     """UserError if something that is still to be trained needs a download that isn't to be had."""
     states = session.states()
-    unfinished = [spec for spec in session.plan.runs if states[spec.fingerprint].status is not Status.FINISHED]
+    unfinished = [
+        spec for spec in session.plan.runs if states[spec.fingerprint].status is not Status.FINISHED
+    ]
     for identity in dict.fromkeys(spec.model_identity for spec in unfinished):
         check_reachable(identity, "model", ModelError)
     for identity in dict.fromkeys(spec.dataset_identity for spec in unfinished):

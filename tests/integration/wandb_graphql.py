@@ -288,6 +288,9 @@ class Graphql:
 
     on_OrganizationCoreWeaveOrganizationID = on_FetchOrgEntityFromEntity
 
+    def on_ArtifactType(self, v):
+        return {"project": {"artifactType": None}}
+
     def on_OrgFeatureFlags(self, v):
         return {"organization": None}
 

@@ -11,12 +11,16 @@ from train.compose import CONF, compose_run, config_groups, config_options
 from train.config import RunConfig
 
 WEIGHTS = ("objective.prompt_weight=0.5", "objective.response_weight=1", "seed=0")
-PATHS = {"model": "model.path=/models/mine", "dataset": "dataset.path=/data/mine.jsonl"}
+PATHS = {
+    "model": "model.path=/models/mine",
+    "dataset": "dataset.path=/data/mine.jsonl",
+    "preference": "preference.path=/data/pairs.jsonl",
+}
 FILES = [(group, name) for group in config_groups() for name in config_options(group)]
 
 
 def test_the_groups():
-    assert config_groups() == ("dataset", "eval", "grid", "launcher", "model", "search", "tracking", "train")
+    assert config_groups() == ("dataset", "dpo", "eval", "grid", "launcher", "model", "preference", "search", "tracking", "train")
 
 
 @pytest.mark.parametrize(
@@ -26,7 +30,7 @@ def test_every_file_of_a_run_composes(group, name):
     path = [PATHS[group]] if name == "local" else []
     config = compose_run([f"{group}={name}", *path, *WEIGHTS])
     assert isinstance(config, RunConfig)
-    if group in ("model", "dataset") and name != "local":
+    if group in ("model", "dataset", "preference") and name != "local":
         assert getattr(config, group).name == name, "reports and files must agree on names"
 
 

@@ -14,6 +14,7 @@ from toys import failed, finished, toy_plan
 from sweep import controller as module
 from sweep.claims import process_start
 from sweep.controller import Controller, Interrupts, stop_workers, take_controller_lock
+from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.launch import Job, Launch
 from sweep.ledger import Ledger
@@ -80,7 +81,7 @@ class Machine:
         lock = None if self.dies else take_slot(self.folder.root, self.folder.name, slot, str(number))
         if lock:
             self.most = max(self.most, len(FakeJob.alive))
-            Worker(Ledger(self.folder.root), self.folder, threading.Event(), name=str(slot),
+            Worker(Ledger(self.folder.root), self.folder, Flag(), name=str(slot),
                    make_run_one=lambda: self.run_one).run()
             lock.truncate(0)
             lock.close()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import run_config, tiny_model, tiny_split
 
-from train.checkpoint import FILE_NAME
+from train.checkpoint import FILE_NAME, FOLDER_NAME
 from train.failures import NonFiniteLossError
 from train.loop import Hooks, Interrupted, train_model
 from train.model import add_adapters
@@ -88,7 +88,7 @@ def test_a_damaged_or_foreign_checkpoint_starts_over(tmp_path):
         with pytest.raises(Interrupted):
             trained(tmp_path / name, config, stop_after=2, fingerprint="e" * 32)
         if damage:
-            (tmp_path / name / FILE_NAME).write_bytes(b"\x00" * 100)
+            (tmp_path / name / FOLDER_NAME / FILE_NAME).write_bytes(b"\x00" * 100)
         result, _ = trained(tmp_path / name, config)
         assert torch.equal(expected, result)
 

@@ -36,7 +36,7 @@ def run_of(config, folder, workbench, should_stop=lambda: False):
 def test_a_record_is_complete_and_survives_json(tmp_path, workbench):
     record = run_of(config_of(0, 1), tmp_path, workbench)
     assert record.outcome == "finished"
-    assert record.num_steps == 4
+    assert record.num_steps == 8
     assert set(record.metrics) >= {"validation_exact_answer", "test_exact_answer", "robustness_exact_answer",
                                    "validation_response_nll", "validation_prompt_nll",
                                    "validation_response_bits_per_byte", "validation_constraint_adherence"}
@@ -44,7 +44,7 @@ def test_a_record_is_complete_and_survives_json(tmp_path, workbench):
     assert record.counts["train_response_tokens"] > 64
     assert {"torch", "host", "device", "python"} <= set(record.environment)
     assert record_from_dict(json.loads(json.dumps(record_to_dict(record)))) == record
-    assert not (tmp_path / "checkpoint.safetensors").exists()
+    assert (tmp_path / "checkpoint").is_dir(), "kept until the record is written, by whoever writes it"
 
 
 def test_runs_of_one_process_do_not_touch_each_other(tmp_path, workbench):
@@ -90,7 +90,7 @@ def test_every_recipe_setting_is_read(tmp_path, workbench):
     expected = run_of(config_of(0.5, 1), tmp_path / "reference", workbench).parameters_sha256
     changes = ["train.learning_rate=2e-3", "train.weight_decay=0", "train.beta1=0.8", "train.beta2=0.9",
                "train.epsilon=1e-3", "train.clip_norm=0.1", "train.schedule=linear", "train.warmup_ratio=0.5",
-               "train.epochs=2", "train.max_steps=2", "train.batch_size=8", "train.dropout=0.2",
+               "train.epochs=2", "train.max_steps=2", "train.batch_size=16", "train.dropout=0.2",
                "train.optimizer=adam", "train.optimizer=sgd", "train.precision=bfloat16", "train.method=lora",
                "seed=1", "seeds.data_order=5", "objective.prompt_weight=0.25", "dataset.max_tokens=40",
                "dataset.num_train_rows=48", "dataset.split_seed=1", "model.add_bos=false", "model.template=tulu"]

@@ -1,0 +1,252 @@
+"""sync: what the ledger has and the W&B server hasn't, sent run after run from a machine with a network.
+
+The upload is made from events.jsonl and record.json, not by replaying W&B's offline folders: the ledger is the
+truth and W&B its mirror. Offline folders of attempts overlap (each begins again at its checkpoint), and
+`wandb sync` would append one behind the other with shifted steps; events.jsonl is cut back by the run itself,
+so it holds every step once, a run without any offline folder can be sent as well, and system statistics are
+the one thing that stays behind. Each upload begins behind the last step that the server says it has, so doing
+it again, or after dying half-way, repeats nothing.
+
+    <run>/wandb_synced.json      per server and project: the last step and the record that the server confirmed
+    <root>/<sweep>/sync.lock     held while a sync runs; a second one, such as cron's next, leaves at once
+"""
+
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sweep.arguments import Arguments
+from sweep.asked import asked_by_fingerprint
+from sweep.commands.session import Session, open_session
+from sweep.ledger import Ledger
+from sweep.spec import RunSpec, Status
+from train.errors import UserError
+from train.files import read_json, write_json_atomic
+from train.record import RunRecord
+from train.tracking import EventReader, one_line
+from train.tracking_values import SWEEP_TAG, Asked, MirroredRun, mirrored_run
+from train.tracking_wandb import end_run, explained, mark_synced, start_run
+
+MIN_INTERVAL_S = 0.1  # between the beginnings of two uploads: at most 10 new runs a second
+NUM_FAILURES = 3  # in a row, then the server is left in peace
+CONFIRM_AFTER_S = (0.0, 0.5, 1.0, 2.0, 4.0)
+SYNCED = "wandb_synced.json"
+_MISTAKES = ("api key", "no entity", "lets you not write")  # parts of lines about the user's mistakes
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a run has to tell. digest: of its record, or of its failure; "" while it has neither."""
+
+    events: list[dict[str, Any]]
+    record: RunRecord | None
+    digest: str
+
+    @property
+    def last_step(self) -> int:
+        return self.events[-1]["step"] if self.events else 0
+
+
+def sync(arguments: Arguments) -> int:
+    """Exit code 0 when the server has everything; 1 when something is left, named; UserError for a mistake."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # what there is to say is said here
+    session = open_session(arguments, allow_unresolved=True)
+    with _only_one(session.folder.path) as is_mine:
+        if not is_mine:
+            print("another sync of this sweep is at work; nothing to do")
+            return 0
+        require_api_key()
+        return _Sync(session).run()
+
+
+def require_api_key() -> None:
+    """UserError if W&B would have to ask for one."""
+    import wandb
+
+    if os.environ.get("WANDB_API_KEY") or _stored_key(wandb):
+        return
+    raise UserError("W&B has no API key", "WANDB_API_KEY or a login on this machine",
+                    "run `wandb login`, or keep the runs on disk with tracking=wandb_offline")
+
+
+def _stored_key(wandb: Any) -> bool:
+    """Whether `wandb login` was here."""
+    try:
+        return bool(wandb.api.api_key)
+    except Exception:  # a damaged settings or netrc file holds no key
+        return False
+
+
+class _Sync:
+    """One pass over the plan's runs."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.ledger = session, session.ledger
+        self.asked = asked_by_fingerprint(session.plan)
+        self.num_there = self.num_sent = self.num_points = 0
+        self.problems: list[str] = []
+        self._next_start, self._sweep_ids = 0.0, {}
+
+    def run(self) -> int:
+        """Send what is new, in the plan's order."""
+        num_failures, waiting = 0, 0
+        with tempfile.TemporaryDirectory(prefix="sync-", ignore_cleanup_errors=True) as scratch:
+            for spec in self.session.plan.runs:
+                news = self._news(spec)
+                if news is None:
+                    waiting += 1
+                    continue
+                try:
+                    self._sync_run(spec, news, Path(scratch))
+                    num_failures = 0
+                except Exception as error:
+                    num_failures += 1
+                    self._note(spec, error)
+                if num_failures == NUM_FAILURES:
+                    self.problems.append("the server fails again and again: the rest waits for the next sync")
+                    break
+        return self._end(waiting)
+
+    def _news(self, spec: RunSpec) -> News | None:
+        """What can be told of the run; None if nothing yet, or if its worker tells it live."""
+        state = self.ledger.status(spec.fingerprint)
+        if state.status is Status.RUNNING and spec.config.tracking.mode == "wandb":
+            return None
+        news = news_of(self.ledger, spec)
+        return news if news.events or news.digest else None
+
+    def _sync_run(self, spec: RunSpec, news: News, scratch: Path) -> None:
+        folder = self.ledger.folder(spec.fingerprint)
+        synced, target = dict(read_json(folder / SYNCED) or {}), target_name(spec)
+        known = synced.get(target, {})
+        sweeps = list(dict.fromkeys([*known.get("sweeps", ()), self.session.plan.name]))
+        state = {"step": news.last_step, "digest": news.digest, "sweeps": sweeps}
+        if {key: known.get(key) for key in state} == state:
+            self.num_there += 1
+            return
+        time.sleep(max(0.0, self._next_start - time.monotonic()))
+        self._next_start = time.monotonic() + MIN_INTERVAL_S
+        mirrored = mirrored_for_sync(spec, self.asked[spec.fingerprint], news.record, sweeps)
+        settings = {"sweep_id": self._sweep_id(spec)} if spec.config.tracking.sweeps_ui else {}
+        sent, path = upload(mirrored, news, scratch, **settings)
+        if not is_confirmed(path, news):
+            raise RuntimeError("the server has not confirmed everything")
+        write_json_atomic(folder / SYNCED, {**synced, target: {**state, "path": path}})
+        if news.record is not None and news.record.outcome == "finished":
+            mark_synced(folder)
+        self.num_sent, self.num_points = self.num_sent + 1, self.num_points + sent
+        print(f"{spec.run_id}: {sent} of {len(news.events)} points sent"
+              f"{', and the record' if news.digest else ''}", flush=True)
+
+    def _sweep_id(self, spec: RunSpec) -> str:
+        """W&B's id for this sweep: registered once, so that its runs are listed under Sweeps, too."""
+        import wandb
+
+        path, target = self.session.folder.path / "wandb_sweep.json", target_name(spec)
+        known = dict(read_json(path) or {})
+        if target not in known:
+            weights = sorted({cell.cell.prompt_weight for cell in self.session.plan.cells})
+            others = sorted({cell.cell.response_weight for cell in self.session.plan.cells})
+            known[target] = wandb.sweep(
+                {"name": self.session.plan.name, "method": "grid",
+                 "parameters": {"prompt_weight": {"values": weights}, "response_weight": {"values": others}}},
+                project=spec.config.tracking.project, entity=spec.config.tracking.entity)
+            write_json_atomic(path, known)
+        return known[target]
+
+    def _note(self, spec: RunSpec, error: Exception) -> None:
+        text = explained(error, mirrored_for_sync(spec, Asked(), None, []))
+        if any(part in text.lower() for part in _MISTAKES):
+            problem, _, fix = text.partition(": ")
+            raise UserError(problem, "a server that takes the runs", fix) from error
+        text = one_line(error) if "could not start" in text else text
+        self.problems.append(f"{spec.run_id}: {text}")
+        print(f"{spec.run_id}: not sent: {text}", flush=True)
+
+    def _end(self, num_waiting: int) -> int:
+        total = len(self.session.plan.runs)
+        there = self.num_there + self.num_sent
+        print(f"{there} of {total} runs are on W&B: {self.num_sent} sent now ({self.num_points} points), "
+              f"{self.num_there} were there; {num_waiting} have nothing to send yet or are live")
+        if not self.problems:
+            return 0
+        print(f"{len(self.problems)} problems, the last: {self.problems[-1]}\nrun the same line again to go on")
+        return 1
+
+
+def news_of(ledger: Ledger, spec: RunSpec) -> News:
+    """Steps and end of one run, as the ledger has them now."""
+    folder, state = ledger.folder(spec.fingerprint), ledger.status(spec.fingerprint)
+    events: dict[int, dict[str, Any]] = {event["step"]: event for event in EventReader(folder / "events.jsonl").new()}
+    record, digest = ledger.record(spec.fingerprint), ""
+    if record is not None:
+        digest = hashlib.sha256((folder / "record.json").read_bytes()).hexdigest()
+    elif state.status is Status.FAILED and state.failure is not None:
+        record = RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="failed", failure=state.failure,
+                           stage=spec.config.stage, attempt=state.attempt)
+        digest = f"failure {state.attempt}"
+    return News([events[step] for step in sorted(events)], record, digest)
+
+
+def mirrored_for_sync(spec: RunSpec, asked: Asked, record: RunRecord | None, sweeps: list[str]) -> MirroredRun:
+    """The run as its worker would have mirrored it; the group is the first sweep's that sent it."""
+    commit = record.environment.get("git_commit") if record is not None else None
+    identities = {"model_identity": spec.model_identity, "dataset_identity": spec.dataset_identity}
+    mirrored = mirrored_run(spec.config, spec.run_id, spec.fingerprint, identities, commit, asked)
+    tags = dict.fromkeys([*mirrored.tags, *((SWEEP_TAG + name)[:64] for name in sweeps)])
+    return replace(mirrored, group=sweeps[0] if sweeps else mirrored.group, tags=tuple(tags))
+
+
+def upload(mirrored: MirroredRun, news: News, scratch: Path, **settings: Any) -> tuple[int, str]:
+    """Send what the server hasn't; how many points that were, and the run's path on the server."""
+    run = start_run(mirrored, scratch, "online", finish_timeout=120.0, x_disable_stats=True,
+                    x_skip_transaction_log=True, **settings)
+    path = f"{run.entity}/{run.project}/{run.id}"  # after the end, asking the run would block
+    last = run.starting_step - 1 if run.resumed else 0
+    new = [event for event in news.events if event["step"] > last]
+    for event in new:
+        run.log({"trainer_step": event["step"], **{key: value for key, value in event.items() if key != "step"}},
+                step=event["step"], commit=True)
+    end_run(run, news.record)
+    return len(new), path
+
+
+def is_confirmed(path: str, news: News) -> bool:
+    """Whether the server itself says that it has the last step and the record."""
+    import wandb
+
+    api = wandb.Api(timeout=30)
+    for wait_s in CONFIRM_AFTER_S:
+        time.sleep(wait_s)
+        run = api.run(path)
+        run.load(force=True)
+        has_steps = not news.events or run.lastHistoryStep == news.last_step
+        if has_steps and (news.record is None or run.summary_metrics.get("outcome") == news.record.outcome):
+            return True
+    return False
+
+
+def target_name(spec: RunSpec) -> str:
+    """Server, entity and project: what has been sent to one hasn't been sent to another."""
+    tracking = spec.config.tracking
+    return f"{os.environ.get('WANDB_BASE_URL', 'default')} {tracking.entity or ''}/{tracking.project}"
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[bool]:
+    """Whether no other process syncs this sweep; the lock goes with its process, however that dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "sync.lock", "a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
