@@ -52,6 +52,10 @@ class ModelConfig:
     template: str = how("raw")
     add_bos: bool | None = None  # None: what the tokenizer itself does
     trust_remote_code: bool = False
+    # What one run needs on a cluster; None: what the launcher says.
+    gpus: int | None = how(None)
+    memory_gb: float | None = how(None)
+    timeout_min: int | None = how(None)  # a run that takes longer goes on in its worker's next job
 
     def __post_init__(self) -> None:
         if self.source != "embedded" and not self.path:

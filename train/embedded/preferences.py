@@ -1,7 +1,8 @@
 """Pairs of answers about the tiny world: what a person would prefer, and what they would not.
 
-The better answer is the row's own. The worse one has a fault that people name when they rank answers: it is
-wrong, it ignores the format that was asked for, or it rambles on. Which fault is drawn with the row.
+The better answer is the row's own. The worse one has a fault that people name when they rank answers: it ignores
+the format that was asked for, it stops half-way, or it is wrong. The first two are where a model that was only
+shown good answers errs most: they are short, and a short answer is a likely one.
 """
 
 import random
@@ -11,12 +12,12 @@ from train.embedded import facts
 from train.embedded.constraints import obey_constraint
 from train.embedded.tasks import Row, make_rows
 
-Fault = Literal["wrong", "disobedient", "rambling"]
+Fault = Literal["disobedient", "incomplete", "wrong"]
 
-FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 SEED_OFFSET: Final = 7919
 """Keeps pairs and instruction rows of one seed from being the same conversations."""
-RAMBLES: Final = ("the {} is nice.", "i like the {}.", "well, the {} is far away.", "also, look at the {}.")
+WRONG_SHARE: Final = 0.25
+"""Share of pairs whose worse answer is wrong, though another fault was possible."""
 
 
 def make_pairs(split: Literal["train", "validation"], *, seed: int, num_pairs: int) -> list[dict[str, Any]]:
@@ -32,11 +33,11 @@ def make_pairs(split: Literal["train", "validation"], *, seed: int, num_pairs: i
 def _make_pair(row: Row, random_source: random.Random) -> dict[str, Any]:
     *prompt, answer = row["messages"]
     chosen = answer["content"]
-    for fault in random_source.sample(FAULTS, len(FAULTS)):
-        rejected = _with_fault(fault, row, chosen, random_source)
-        if rejected != chosen:
-            return {"id": row["id"], "prompt": prompt, "chosen": chosen, "rejected": rejected, "fault": fault}
-    raise AssertionError("a rambling answer always differs")
+    worse = {fault: _with_fault(fault, row, chosen, random_source) for fault in get_args(Fault)}
+    possible = [fault for fault in worse if worse[fault] != chosen]
+    others = [fault for fault in possible if fault != "wrong"]
+    fault = "wrong" if not others or random_source.random() < WRONG_SHARE else random_source.choice(others)
+    return {"id": row["id"], "prompt": prompt, "chosen": chosen, "rejected": worse[fault], "fault": fault}
 
 
 def _with_fault(fault: Fault, row: Row, chosen: str, random_source: random.Random) -> str:
@@ -44,8 +45,8 @@ def _with_fault(fault: Fault, row: Row, chosen: str, random_source: random.Rando
         return obey_constraint(_another_answer(row, random_source), row["constraint"])
     if fault == "disobedient":
         return obey_constraint(row["answer"], None)  # equal where nothing was asked for: then not a fault
-    thing = random_source.choice(facts.ITEMS)
-    return f"{chosen} {random_source.choice(RAMBLES).format(thing)}"
+    words = chosen.split()
+    return " ".join(words[: (len(words) + 1) // 2])  # all of it where there is one word: then not a fault
 
 
 def _another_answer(row: Row, random_source: random.Random) -> str:

@@ -1,0 +1,128 @@
+"""What the ledger says and what the scheduler says, put together: which claims are dead, how many workers lack. Pure.
+
+A claim is never given up for its age alone. It takes the scheduler's word that the job is over, or is in a later
+life, and a heartbeat that has been silent since: a short while where SLURM saw the process end, `silence_s` where
+it can't know (a node that doesn't answer may still compute) or doesn't say (a job that left the queue).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sweep.ledger import CLAIMABLE, RunState
+from sweep.slurm.batches import Batch
+from sweep.slurm.jobs import JobName, job_from_text
+from sweep.slurm.queue import Queue, batch_of
+from sweep.spec import Status
+
+SEEN_TO_END_S = 10.0  # heartbeats come every two seconds
+SUBMISSION_S = 60.0  # a batch that was just announced may not be in the queue yet
+KIND_OF_STATE = {
+    "CANCELLED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout", "PREEMPTED": "preempted",
+    "NODE_FAIL": "node_fail", "BOOT_FAIL": "node_fail", "OUT_OF_MEMORY": "host_oom", "FAILED": "killed",
+    "COMPLETED": "killed", "REVOKED": "cancelled",
+}
+_UNCERTAIN = ("NODE_FAIL", "BOOT_FAIL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A claim that a job has. silence_s: since its last heartbeat, by the file system's clock."""
+
+    fingerprint: str
+    attempt: int
+    job: JobName
+    silence_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """A claim that is nobody's any more. kind: the class of its failure; evidence: for people."""
+
+    fingerprint: str
+    attempt: int
+    kind: str
+    evidence: str
+
+
+def held_claims(states: Mapping[str, RunState], silence: Mapping[str, float]) -> list[Held]:
+    """The claims of running runs that name a job."""
+    found: list[Held] = []
+    for fingerprint, state in states.items():
+        job = job_from_text(state.owner.job) if state.owner and state.status is Status.RUNNING else None
+        if job is not None:
+            found.append(Held(fingerprint=fingerprint, attempt=state.attempt, job=job,
+                              silence_s=silence.get(fingerprint, 0.0)))
+    return found
+
+
+def unknown_jobs(held: Iterable[Held], queue: Queue) -> list[str]:
+    """The jobs that only the accounting could still know something of."""
+    return sorted({claim.job.key for claim in held if not _is_in(queue, claim.job)})
+
+
+def deaths(held: Iterable[Held], queue: Queue, accounting: Mapping[str, tuple[str, str]],
+           silence_s: float) -> list[Death]:
+    """The claims whose jobs are gone."""
+    found: list[Death] = []
+    for claim in held:
+        verdict = _verdict(claim, queue, accounting)
+        if verdict is None:
+            continue
+        kind, words, is_certain = verdict
+        needed_s = min(SEEN_TO_END_S, silence_s) if is_certain else silence_s
+        if claim.silence_s >= needed_s:
+            found.append(Death(fingerprint=claim.fingerprint, attempt=claim.attempt, kind=kind,
+                               evidence=f"{words}; its last heartbeat was {claim.silence_s:.0f} s ago"))
+    return found
+
+
+def num_lacking(open_runs: Sequence[RunState], batches: Sequence[Batch], queue: Queue, class_name: str, *,
+                max_jobs: int, runs_per_job: int, now: float) -> int:
+    """How many more workers a class needs: those in the queue go on until no run is left."""
+    num_open = sum(state.status in CLAIMABLE for state in open_runs)
+    if not num_open:
+        return 0
+    num_left = num_open + sum(state.status is Status.RUNNING for state in open_runs)
+    return max(0, min(max_jobs, -(-num_left // runs_per_job)) - num_workers(batches, queue, class_name, now))
+
+
+def num_workers(batches: Iterable[Batch], queue: Queue, class_name: str, now: float) -> int:
+    """Workers of a class that wait or work; those of a batch that was just announced count as waiting."""
+    ours = {batch.batch: batch for batch in batches if batch.class_name == class_name}
+    counts = dict.fromkeys(ours, 0)
+    seen: set[str] = set()
+    for task in queue.values():
+        if task.batch in ours:
+            seen.add(task.batch)
+            counts[task.batch] += (task.is_waiting or task.is_working) and task.state != "COMPLETING"
+    for name, batch in ours.items():
+        if name not in seen and now - batch.announced_at < SUBMISSION_S:
+            counts[name] = batch.num_tasks
+    return sum(counts.values())
+
+
+def _is_in(queue: Queue, job: JobName) -> bool:
+    task = queue.get(job.key)
+    return task is not None and task.batch == job.batch
+
+
+def _verdict(claim: Held, queue: Queue,
+             accounting: Mapping[str, tuple[str, str]]) -> tuple[str, str, bool] | None:
+    """Kind, words and whether SLURM saw the process end; None while it may live."""
+    job = claim.job
+    if _is_in(queue, job):
+        task = queue[job.key]
+        if task.is_waiting or task.restart > job.restart:
+            why = " ".join(task.reason.split())
+            kind = "node_fail" if "node" in why.lower() else "preempted"
+            return kind, f"job {job.key} was put back into the queue ({task.state}, {why or 'no reason given'})", False
+        if task.is_working:
+            return None
+        certain = task.state not in _UNCERTAIN
+        return KIND_OF_STATE.get(task.state, "killed"), f"job {job.key} is {task.state} on {task.node}", certain
+    state, name = accounting.get(job.key, ("", ""))
+    if state and batch_of(name) == job.batch:
+        if state in KIND_OF_STATE:
+            return KIND_OF_STATE[state], f"job {job.key} was {state}", state not in _UNCERTAIN
+        return "killed", f"job {job.key} left the queue, its last known state is {state}", False
+    return "killed", f"job {job.key} of batch {job.batch} is not in the queue", False
