@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from train.errors import UserError
 
-ACTIONS = ("run", "plan", "status", "watch", "why", "logs", "cancel", "retry", "rerun", "df", "sync")
+ACTIONS = ("run", "plan", "status", "watch", "why", "logs", "cancel", "retry", "rerun", "df", "sync", "collect", "repair")
 ACTIONS_ON_RUNS = ("status", "why", "logs", "cancel", "retry", "rerun")
 
 HELP = """\
@@ -28,6 +28,8 @@ Actions (the default is run)
   cancel        stop the sweep's workers gracefully; the same line continues later
   retry [RUN]   try failed runs again
   rerun RUN     train a finished run again, beside the first, and compare every number
+  collect       on a cluster: one look, lost runs sent again, the report of what is there
+  repair        on a cluster: claims of dead jobs and orphaned submissions put right; starts nothing
   df            every cell with its numbers as a data frame: report/cells.csv and .parquet
   sync          send what W&B lacks, from a machine with a network; safe to repeat, and from cron
   RUN is a run id or a part that only one of them has. status, why and logs need no grid.
@@ -40,7 +42,7 @@ Overrides
   'grid.axes={train.learning_rate: [1e-3, 3e-3]}'     cross the grid with any other key
   grid.collapse=none           train every cell, even those that only differ in the weights' scale
   root=outputs name=NAME       where results lie, and under which name
-  launcher.slots=4             workers at once
+  launcher.slots=4             workers at once; launcher=slurm submits them to a cluster and returns
 Options
   --config-dir DIR             a folder of your own YAML files, laid out like conf/
   -f, --follow (logs)    -y, --yes (no questions)    -h, --help

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+JOB_VARIABLE = "WEIGHT_SWEEP_JOB"
 FOREIGN_SILENCE_S = 300.0  # a claim of another machine without a heartbeat for so long is dead
 
 
@@ -30,6 +31,7 @@ class Owner:
     process_start: str  # clock ticks since the machine started; "" where /proc is absent
     worker: str = ""  # for people
     claimed_at: float = 0.0  # seconds since 1970
+    job: str = ""  # of a scheduler, see `sweep.slurm.jobs`; "" for a process of its own
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -41,7 +43,8 @@ def this_process(worker: str = "") -> Owner:
     """The calling process as an owner."""
     host, boot_id, pid_namespace = _this_place()
     return Owner(host=host, boot_id=boot_id, pid_namespace=pid_namespace, pid=os.getpid(),
-                 process_start=process_start(os.getpid()) or "", worker=worker, claimed_at=time.time())
+                 process_start=process_start(os.getpid()) or "", worker=worker, claimed_at=time.time(),
+                 job=os.environ.get(JOB_VARIABLE, ""))
 
 
 def owner_from_dict(values: Mapping[str, Any] | None) -> Owner | None:
@@ -56,7 +59,12 @@ def owner_from_dict(values: Mapping[str, Any] | None) -> Owner | None:
 
 
 def is_alive(owner: Owner, silence_s: Callable[[], float]) -> bool:
-    """Whether the owner may still be working. silence_s: asked only for an owner of another machine."""
+    """Whether the owner may still be working. silence_s: asked only for an owner of another machine.
+
+    A scheduler's job lives until somebody who asked the scheduler writes down that it doesn't.
+    """
+    if owner.job:
+        return True
     if owner.place != _this_place():
         return silence_s() < FOREIGN_SILENCE_S
     return process_lives(owner.pid, owner.process_start)

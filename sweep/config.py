@@ -15,6 +15,9 @@ from train.config import MANDATORY, build, defaults_tree
 from train.errors import ConfigError
 
 
+RETENTIONS = ("none", "region", "all")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GridConfig:
     """A question, as its YAML file says it; `sweep.grid` gives it its meaning and its checks.
@@ -32,6 +35,7 @@ class GridConfig:
     axes: Mapping[str, Any] = field(default_factory=dict)
     adjust: Mapping[str, Any] = field(default_factory=dict)
     collapse: Literal["rays", "none"] = "rays"
+    stages: tuple[str, ...] = ("sft",)  # [sft, dpo]: preference tuning on top of every supervised run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +55,13 @@ class SweepConfig:
     grid: GridConfig
     launcher: LauncherConfig
     search: SearchConfig
+    retention: str = "none"  # trained weights that stay: none, those of the region, all
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise ConfigError(f"action={self.action}", f"one of {', '.join(ACTIONS)}", "say action=plan")
+        if self.retention not in RETENTIONS:
+            raise ConfigError(f"retention={self.retention}", f"one of {', '.join(RETENTIONS)}", "say retention=none")
         if not self.name or self.name.startswith(".") or "/" in self.name:
             raise ConfigError(f"name={self.name!r}", "a word that can name a folder, not beginning with a dot", "say name=my_sweep")
 
@@ -70,11 +77,13 @@ def sweep_defaults() -> dict[str, Any]:
         "axes": {},
         "adjust": {},
         "collapse": "rays",
+        "stages": ["sft"],
     }
     return {
         "action": "run",
         "root": "outputs",
         "name": None,
+        "retention": "none",
         "grid": grid,
         "launcher": defaults_tree(LauncherConfig),
         "search": defaults_tree(SearchConfig),
@@ -99,6 +108,7 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
         grid=grid,
         launcher=build(LauncherConfig, launcher, "launcher."),
         search=build(SearchConfig, values["search"], "search."),
+        retention=str(values.get("retention") or "none"),
     )
 
 
@@ -128,8 +138,12 @@ def grid_config_from_dict(values: Mapping[str, Any]) -> GridConfig:
     collapse = values.get("collapse", "rays") or "none"  # null means none, too
     if collapse not in ("rays", "none"):
         raise ConfigError(f"grid.collapse={collapse!r}", "rays or none", "say grid.collapse=none")
+    stages = _sequence(values.get("stages") or "sft")
+    if stages not in (("sft",), ("sft", "dpo")):
+        raise ConfigError(f"grid.stages={list(stages)}", "[sft] or [sft, dpo]", "say grid.stages=[sft,dpo]")
     return GridConfig(
         name=str(values["name"]),
+        stages=stages,
         models=_names(values, "models"),
         datasets=_names(values, "datasets"),
         seeds=_sequence(values["seeds"] if values.get("seeds") is not None else 0),

@@ -8,6 +8,7 @@
                  0001.log           everything the run printed
                  0001.failure.json  its record, if it failed
                  0001.released      given back with a checkpoint
+                 0001.lost.json     its job is gone, and how we know (see `sweep.slurm.reconcile`)
                  0001.retry         its failure, or its death, was forgiven
         record.json                 a finished run; written last, the first writer wins
 
@@ -32,6 +33,7 @@ from train.record import Failure, RunRecord, record_to_dict
 
 MAX_ATTEMPTS = 5  # deaths in a row, none getting further than the one before, until a run counts as failed
 BEAT_EVERY_S = 2.0
+NOT_ITS_FAULT = ("cancelled", "timeout", "preempted", "node_fail")  # of a job that took a run with it
 CLAIMABLE = (Status.PLANNED, Status.INTERRUPTED, Status.LOST)
 
 
@@ -63,7 +65,7 @@ class Ledger:
         return self.runs / fingerprint
 
     def attempt_path(self, fingerprint: str, attempt: int, suffix: str) -> Path:
-        """The file of one attempt: suffix json, heartbeat, log, failure.json, released or retry."""
+        """The file of one attempt: suffix json, heartbeat, log, failure.json, lost.json, released or retry."""
         return self.folder(fingerprint) / "attempts" / f"{attempt:04d}.{suffix}"
 
     def record(self, fingerprint: str) -> RunRecord | None:
@@ -123,6 +125,18 @@ class Ledger:
         path = self.attempt_path(fingerprint, state.attempt, "retry")
         return write_json_exclusive(path, {"time": time.time()})
 
+    def give_up(self, fingerprint: str, attempt: int, kind: str, evidence: str) -> bool:
+        """Write down that the job of an attempt is gone; False if the attempt ended otherwise meanwhile."""
+        state = self.status(fingerprint)
+        if state.status is not Status.RUNNING or state.attempt != attempt:
+            return False
+        path = self.attempt_path(fingerprint, attempt, "lost.json")
+        return write_json_exclusive(path, {"kind": kind, "evidence": evidence, "time": time.time()})
+
+    def loss(self, fingerprint: str, attempt: int) -> Mapping[str, Any]:
+        """What `give_up` wrote: kind, evidence, time; {} if it didn't."""
+        return read_json(self.attempt_path(fingerprint, attempt, "lost.json")) or {}
+
     def last_attempt(self, fingerprint: str) -> int:
         """The highest attempt there is; 0 for none."""
         return max(attempts_in(self.folder(fingerprint)), default=0)
@@ -152,7 +166,7 @@ class Ledger:
             return state(Status.FAILED, self._failure(fingerprint, attempt))
         if "released" in kinds:
             return state(Status.INTERRUPTED)
-        if owner is not None and is_alive(owner, lambda: self._silence_s(fingerprint, attempt)):
+        if "lost.json" not in kinds and owner is not None and is_alive(owner, lambda: self.silence_s(fingerprint, attempt)):
             return state(Status.RUNNING)
         if attempts_in(self.folder(fingerprint)) != files or self.record(fingerprint) is not None:
             return self.status(fingerprint)  # its last word came between our two looks
@@ -170,6 +184,8 @@ class Ledger:
         for attempt in sorted(files, reverse=True):
             if files[attempt] & {"retry", "failure.json", "released"}:
                 break
+            if self.loss(fingerprint, attempt).get("kind") in NOT_ITS_FAULT:
+                continue
             heartbeat = read_heartbeat(self.attempt_path(fingerprint, attempt, "heartbeat"))
             step = heartbeat.step if heartbeat else 0
             if step_after is not None and step < step_after:
@@ -188,7 +204,7 @@ class Ledger:
         return Failure(kind="crash", message=f"its worker died {deaths} times without a word; last printed: "
                                              f"{last_line[:200]}")
 
-    def _silence_s(self, fingerprint: str, attempt: int) -> float:
+    def silence_s(self, fingerprint: str, attempt: int) -> float:
         """How long an owner elsewhere has been silent, by the file system's clock: ours may differ."""
         last = 0.0
         for suffix in ("json", "heartbeat"):

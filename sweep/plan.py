@@ -15,11 +15,13 @@ from typing import Any
 
 from sweep.compose import ComposedSweep
 from sweep.rays import canonical_objective
+from sweep.stages import staged, with_keep
 from sweep.spec import Cell, Plan, PlannedBase, PlannedCell, RunSpec, Settings
 from train.config import (
     DatasetConfig,
     ModelConfig,
     ObjectiveConfig,
+    PreferenceConfig,
     RunConfig,
     config_to_dict,
     run_config_from_dict,
@@ -38,10 +40,13 @@ def make_plan(sweep: ComposedSweep, *, cache_folder: Path | None, allow_unresolv
     cache_folder: where content hashes of large files are remembered. allow_unresolved: accept identities that
     only a download could settle, for a look at the plan; such a plan can't be trained.
     """
+    grid = sweep.config.grid
     make_spec = _spec_maker(cache_folder, allow_unresolved)
-    cells = _labelled(sweep.cells, sweep.configs)
-    specs = [make_spec(_canonical(config, sweep.config.grid.collapse)) for config in sweep.configs]
-    owners = _owners(sweep.configs, specs)
+    cells, configs = staged(sweep.cells, sweep.configs, grid.stages)
+    configs = [with_keep(config, grid.stages, sweep.config.retention) for config in configs]
+    cells = _labelled(cells, configs)
+    specs = [make_spec(_canonical(config, grid.collapse)) for config in configs]
+    owners = _owners(configs, specs)
     planned = tuple(
         PlannedCell(cell, spec.fingerprint, owners[spec.fingerprint] != index)
         for index, (cell, spec) in enumerate(zip(cells, specs, strict=True))
@@ -59,7 +64,8 @@ def make_plan(sweep: ComposedSweep, *, cache_folder: Path | None, allow_unresolv
 
 def train_command(spec: RunSpec) -> str:
     """The line to paste that trains this one run by hand."""
-    return "python -m train " + shlex.join(overrides_for(spec.config))
+    parent = f"outputs/.runs/{spec.parent_fingerprint}" if spec.parent_fingerprint else ""
+    return "python -m train " + shlex.join(overrides_for(spec.config, parent))
 
 
 def _spec_maker(cache_folder: Path | None, allow_unresolved: bool) -> MakeSpec:
@@ -73,11 +79,30 @@ def _spec_maker(cache_folder: Path | None, allow_unresolved: bool) -> MakeSpec:
     def dataset_identity(config: DatasetConfig) -> str:
         return identity.dataset_identity(config, cache_folder=cache_folder, allow_unresolved=allow_unresolved)
 
+    @cache
+    def preference_identity(config: PreferenceConfig) -> str:
+        from train import preferences
+
+        return preferences.preference_identity(
+            config, cache_folder=cache_folder, allow_unresolved=allow_unresolved
+        )
+
     def make_spec(config: RunConfig) -> RunSpec:
         model, dataset = model_identity(config.model), dataset_identity(config.dataset)
-        config = identity.pinned(config, model, dataset)
-        name = fingerprint(config, model_identity=model, dataset_identity=dataset)
-        return RunSpec(_run_id(config, name), name, config, model, dataset)
+        preference = preference_identity(config.preference) if config.stage == "dpo" else ""
+        config = identity.pinned(config, model, dataset, preference)
+        parent = ""
+        if config.stage == "dpo":
+            supervised = dataclasses.replace(config, stage="sft")
+            parent = fingerprint(supervised, model_identity=model, dataset_identity=dataset)
+        name = fingerprint(
+            config,
+            model_identity=model,
+            dataset_identity=dataset,
+            parent_fingerprint=parent,
+            preference_identity=preference,
+        )
+        return RunSpec(_run_id(config, name), name, config, model, dataset, parent, preference)
 
     return make_spec
 
@@ -90,7 +115,7 @@ def _canonical(config: RunConfig, collapse: str) -> RunConfig:
 
 def _untrained(config: RunConfig) -> RunConfig:
     objective = dataclasses.replace(config.objective, prompt_weight=0.0, response_weight=0.0)
-    return dataclasses.replace(config, stage="base", objective=objective)
+    return dataclasses.replace(config, stage="base", objective=objective, keep="none")
 
 
 def _owners(asked: Sequence[RunConfig], specs: Sequence[RunSpec]) -> dict[str, int]:
@@ -134,7 +159,7 @@ def _execution_order(cells: Sequence[Cell], indices: Iterable[int]) -> list[int]
 
 def _run_id(config: RunConfig, name: str) -> str:
     weights = f"p{config.objective.prompt_weight:g}-r{config.objective.response_weight:g}-s{config.seed}"
-    middle = "base" if config.stage == "base" else weights
+    middle = {"base": "base", "sft": weights, "dpo": f"{weights}-dpo"}[config.stage]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{config.model.name}-{config.dataset.name}-{middle}-{name[:12]}")
 
 
@@ -153,6 +178,12 @@ def summary_lines(plan: Plan) -> list[str]:
         lines.append(
             f"{_counted(count, 'cell')} \u2192 {_counted(count - alias, 'run')} per seed "
             f"({_counted(alias, 'alias', 'aliases')})"
+        )
+    num_tuned = sum(spec.config.stage == "dpo" for spec in plan.runs)
+    if num_tuned:
+        lines.append(
+            f"{_counted(runs - num_tuned, 'supervised run')}, {_counted(num_tuned, 'preference-tuned run')} "
+            "on top of them"
         )
     num_bases = len(plan.runs) - runs
     lines.append(
@@ -233,9 +264,11 @@ def _run_to_dict(run: RunSpec, shared: dict[str, tuple[int, dict[str, Any]]]) ->
         "stage": run.config.stage,
         "seed": run.config.seed,
         "objective": config_to_dict(run.config.objective),
+        **({key: getattr(run, key) for key in _OF_CHILDREN} if run.parent_fingerprint else {}),
     }
 
 
+_OF_CHILDREN = ("parent_fingerprint", "preference_identity")
 _NO_OBJECTIVE = ObjectiveConfig(prompt_weight=0.0, response_weight=0.0)
 
 
@@ -273,6 +306,7 @@ def plan_from_dict(values: Mapping[str, Any]) -> Plan:
             ),
             item["model_identity"],
             item["dataset_identity"],
+            *(item.get(key, "") for key in _OF_CHILDREN),
         )
         for item in values["runs"]
     )

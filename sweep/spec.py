@@ -39,6 +39,8 @@ class RunSpec:
     config: RunConfig
     model_identity: str
     dataset_identity: str
+    parent_fingerprint: str = ""  # of the run it starts from; "" if it starts from the base model
+    preference_identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

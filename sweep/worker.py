@@ -24,6 +24,7 @@ from sweep.asked import asked_of
 from sweep.flag import Flag
 from sweep.folder import SweepFolder, link_run
 from sweep.ledger import BEAT_EVERY_S, MAX_ATTEMPTS, Claim, Ledger
+from sweep.lineage import PARENT_EVERY_S, blocked_by, must_wait, parent_state, release_parent
 from sweep.plan import train_command
 from sweep.slots import take_slot
 from sweep.spec import RunSpec
@@ -86,7 +87,8 @@ def make_trainer(root: str) -> RunOne:
                 spec.config, run_id=spec.run_id, fingerprint=spec.fingerprint, folder=folder, attempt=attempt,
                 workbench=workbench, model_identity=spec.model_identity,
                 dataset_identity=spec.dataset_identity, should_stop=should_stop, on_progress=on_progress,
-                asked=asked_of(root, spec))
+                asked=asked_of(root, spec),
+                parent_folder=Ledger(root).folder(spec.parent_fingerprint) if spec.parent_fingerprint else None)
         except training.Interrupted as error:
             raise GivenBack(str(error)) from error
 
@@ -111,8 +113,8 @@ class Worker:
     """Claims and trains; `stop` asks it to save its run at the next step, give it back and end."""
 
     def __init__(self, ledger: Ledger, folder: SweepFolder, stop: Flag, *, name: str,
-                 make_run_one: Callable[[], RunOne]) -> None:
-        self.ledger, self.folder, self.stop, self.name = ledger, folder, stop, name
+                 make_run_one: Callable[[], RunOne], may_claim: Callable[[RunSpec], bool] = lambda spec: True) -> None:
+        self.ledger, self.folder, self.stop, self.name, self._may_claim = ledger, folder, stop, name, may_claim
         self._make_run_one, self._run_one = make_run_one, None
         self._first_failures: list[Failure | None] = []
         self._started = time.time()
@@ -136,7 +138,7 @@ class Worker:
         """One claim after another in the plan's order, and again from the start while that finds some."""
         found = True
         while found:
-            found = False
+            found = is_waiting = False
             version, plan = self.folder.plan_version(), self.folder.plan()
             for spec in plan.runs if plan else ():
                 if self.stop.is_set() or self.folder.was_stopped_after(self._started):
@@ -144,10 +146,29 @@ class Worker:
                 if self.folder.plan_version() != version:  # another question was asked under the same name
                     found = True
                     break
+                if not self._may_claim(spec):
+                    continue
+                parent = parent_state(spec, self.ledger)
+                if must_wait(parent):
+                    is_waiting = True
+                    continue
                 claim = self.ledger.claim(spec.fingerprint, self.name)
                 if claim is not None:
                     found = True
+                    if failure := blocked_by(spec, parent, plan):
+                        self._block(spec, claim, failure)
+                        continue
                     yield spec, claim
+                    release_parent(spec, plan, self.ledger)
+            if is_waiting and not found:  # for a parent that somebody else is training
+                found = not self.stop.wait(PARENT_EVERY_S)
+
+    def _block(self, spec: RunSpec, claim: Claim, failure: Failure) -> None:
+        """Report a run that can't begin."""
+        self.ledger.write_spec(spec.fingerprint, spec_to_dict(spec))
+        link_run(self.folder.path / "runs", spec.run_id, spec.fingerprint)
+        self._fail(spec, claim, failure)
+        print(f"failed {spec.run_id}: {failure.message}", flush=True)
 
     def _attempt(self, spec: RunSpec, claim: Claim) -> tuple[str, Failure | None]:
         """Train one claimed run and write down how it ended."""
@@ -243,6 +264,8 @@ def spec_to_dict(spec: RunSpec) -> dict[str, Any]:
     """What spec.json says: enough to train the run on another machine next year."""
     return {"run_id": spec.run_id, "fingerprint": spec.fingerprint, "config": config_to_dict(spec.config),
             "model_identity": spec.model_identity, "dataset_identity": spec.dataset_identity,
+            **({"parent_fingerprint": spec.parent_fingerprint, "preference_identity": spec.preference_identity}
+               if spec.parent_fingerprint else {}),
             "command": train_command(spec)}
 
 

@@ -8,12 +8,14 @@ def main(argv: list[str]) -> int:
     """Exit codes: 0 finished, 1 failed, 2 the user's mistake, 130 interrupted."""
     from train.by_hand import HELP, train_by_hand
     from train.errors import UserError
+    from train.export import export_command
 
-    if not argv or {"-h", "--help"} & set(argv):
+    is_export = argv[:1] == ["export"]
+    if not argv or ({"-h", "--help"} & set(argv) and not is_export):
         print(HELP)
         return 0
     try:
-        return train_by_hand(argv)
+        return export_command(argv[1:]) if is_export else train_by_hand(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

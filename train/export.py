@@ -14,6 +14,7 @@ from pathlib import Path
 from train.config import run_config_from_dict
 from train.errors import ConfigError, ModelError
 from train.files import read_json
+from train.kept import FOLDER, has_weights
 from train.overrides import overrides_for
 
 HELP = """\
@@ -63,10 +64,10 @@ def export_run(folder: Path, output: Path) -> str:
 
     Raises   ModelError where the weights weren't kept, saying how to get them, or aren't the record's.
     """
-    from train.weights import ABOUT, FOLDER, saved_sha256  # which load torch
+    from train.weights import saved_sha256  # torch begins here
 
     expected = (read_json(folder / "record.json") or {}).get("parameters_sha256")
-    if not (folder / FOLDER / ABOUT).is_file():
+    if not has_weights(folder):
         raise ModelError(f"the weights of {folder.name} weren't kept", "a run with keep=all",
                          f"train it again, which gives the same bits: {_command(folder)}")
     if output.exists() and any(output.iterdir()):

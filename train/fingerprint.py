@@ -12,7 +12,7 @@ Two promises, each kept by a test:
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Any, cast
 
 from train.config import RunConfig
 
@@ -68,5 +68,5 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, tuple):
-        return [_canonical(element) for element in value]
+        return [_canonical(element) for element in cast(tuple[Any, ...], value)]
     return value

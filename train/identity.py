@@ -103,17 +103,21 @@ def model_identity(config: ModelConfig, *, cache_folder: Path | None, allow_unre
     return f"{base}+template:{template}"
 
 
-def pinned(config: RunConfig, model_identity: str, dataset_identity: str) -> RunConfig:
+def pinned(
+    config: RunConfig, model_identity: str, dataset_identity: str, preference_identity: str = ""
+) -> RunConfig:
     """The configuration with branch names replaced by the commits of its identities.
 
     A run loads by revision: under a branch's name it could get newer files than its identity says.
     """
-    model, dataset = config.model, config.dataset
+    model, dataset, preference = config.model, config.dataset, config.preference
     if commit := _hub_commit(model_identity):
         model = dataclasses.replace(model, revision=commit)
     if commit := _hub_commit(dataset_identity):
         dataset = dataclasses.replace(dataset, revision=commit)
-    return dataclasses.replace(config, model=model, dataset=dataset)
+    if commit := _hub_commit(preference_identity):
+        preference = dataclasses.replace(preference, revision=commit)
+    return dataclasses.replace(config, model=model, dataset=dataset, preference=preference)
 
 
 def _hub_commit(identity: str) -> str | None:

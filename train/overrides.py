@@ -22,8 +22,14 @@ _KEPT = ("source", "path", "revision", "template")  # no part of the identity, b
 _WORD = re.compile(r"[A-Za-z_./][\w./@-]*", re.ASCII)  # what Hydra's grammar reads as a text without quotes
 
 
-def overrides_for(config: RunConfig) -> tuple[str, ...]:
-    """KEY=VALUE texts, not yet quoted for a shell: files first, then what differs from them, then weights."""
+def overrides_for(config: RunConfig, parent: str = "") -> tuple[str, ...]:
+    """KEY=VALUE texts, not yet quoted for a shell: files first, then what differs from them, then weights.
+
+    parent: the folder of the run that it starts from, which says all but what is new.
+    """
+    if parent:
+        new = [text for text in overrides_for(config) if re.match(r"(stage|preference|dpo)\b", text)]
+        return *new, f"parent={parent}"
     values = {
         key: _flat(value) if isinstance(value, dict) else value for key, value in config_to_dict(config).items()
     }

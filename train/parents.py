@@ -6,7 +6,7 @@ trained again beside its child: a run is a function of its configuration, and th
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,8 @@ from train.config import RunConfig, run_config_from_dict
 from train.errors import ConfigError, ModelError
 from train.files import read_json
 from train.fingerprint import identity_tree
-from train.weights import ABOUT, FOLDER
+from train.kept import ABOUT, FOLDER
+from train.overrides import overrides_for
 
 if TYPE_CHECKING:
     from train.workbench import Workbench
@@ -96,3 +97,11 @@ def parent_weights(parent: Parent, scratch: Path, workbench: "Workbench", should
     except OSError:  # another child was faster
         return parent.weights or scratch / FOLDER
     return parent.folder / FOLDER
+
+
+def overrides_with_parent(parent: Parent, overrides: Sequence[str]) -> list[str]:
+    """What the parent was told, and then what its child is told: only that need be said by hand."""
+    said = {text.lstrip("+~").split("=")[0] for text in overrides}
+    inherited = [text for text in overrides_for(parent.config)
+                 if (key := text.split("=")[0]) not in said and key.split(".")[0] not in said]
+    return [*inherited, *overrides]

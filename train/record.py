@@ -26,8 +26,8 @@ class RunRecord:
     fingerprint: str
     outcome: Literal["finished", "failed"]
     stage: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)  # train_response_tokens, unusable_rows.empty, ...
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])  # train_response_tokens, unusable_rows.empty, ...
     final_train_loss: float | None = None  # weighted, nats per counted token: only comparable within one cell
     num_steps: int = 0
     parameters_sha256: str = ""  # of the trained parameters: equal bytes, equal run
@@ -36,7 +36,7 @@ class RunRecord:
     setup_s: float = 0.0
     tokens_per_s: float | None = None
     attempt: int = 1
-    environment: Mapping[str, Any] = field(default_factory=dict)  # host, device, versions, git
+    environment: Mapping[str, Any] = field(default_factory=dict[str, Any])  # host, device, versions, git
     finished_at: float = 0.0  # seconds since 1970, UTC
     failure: Failure | None = None
     version: int = RECORD_VERSION

@@ -8,6 +8,7 @@ every attempt's offline folder holds the run's whole history and marks its prede
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -151,9 +152,9 @@ def _supersede_others(log_file: Path) -> None:
 
 
 def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    """A process without torch, such as a sync, uses no device."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
 
 
 def _why(path: Path) -> str:

@@ -20,11 +20,8 @@ from torch import Tensor, nn
 from train.config import RunConfig, config_to_dict
 from train.errors import ModelError
 from train.files import read_json, write_json_atomic
+from train.kept import ABOUT, FOLDER
 from train.model import trainable_parameters
-
-FOLDER = "weights"  # in the run's folder
-ABOUT = "weight_sweep.json"
-
 
 def save_weights(model: nn.Module, tokenizer: Any, config: RunConfig, run_folder: Path,
                  about: Mapping[str, Any]) -> None:
@@ -72,11 +69,6 @@ def saved_sha256(folder: Path) -> str:
             digest.update(name.encode())
             digest.update(stream.get_tensor(_key(name)).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def remove_weights(run_folder: Path) -> None:
-    """Give the space back; the record stays, and the run can be trained again to the same bits."""
-    shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
 
 
 def _tensors(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:

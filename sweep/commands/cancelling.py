@@ -3,6 +3,7 @@
 import sys
 
 from sweep.arguments import Arguments
+from sweep.commands.clustering import cancel_jobs
 from sweep.commands.session import open_session
 from sweep.controller import stop_workers
 from sweep.errors import LaunchError
@@ -18,6 +19,9 @@ def cancel(arguments: Arguments) -> int:
     session = open_session(arguments, allow_unresolved=True)
     num_workers = sum(holder.sweep == session.config.name for holder in holders(session.config.root).values())
     num_running = sum(state.status is Status.RUNNING for state in session.states().values())
+    if num_waiting := cancel_jobs(session):
+        session.folder.ask_to_stop()
+        print(f"{num_waiting} waiting {'worker' if num_waiting == 1 else 'workers'} taken out of the queue")
     if not num_workers and not num_running:
         print(f"nothing to stop: nobody is working on {session.config.name}")
         return 0

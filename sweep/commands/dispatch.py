@@ -28,6 +28,10 @@ def execute(arguments: Arguments) -> int:
             from sweep.commands.repeating import rerun
 
             return rerun(arguments)
+        case "collect" | "repair":
+            from sweep.commands import clustering
+
+            return {"collect": clustering.collect, "repair": clustering.repair}[arguments.action](arguments)
         case "df":
             from sweep.commands.exporting import export
 

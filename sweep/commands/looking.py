@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from sweep.arguments import Arguments
+from sweep.commands.clustering import status_of_queue
 from sweep.commands.session import (
     Session,
     command_line,
@@ -52,10 +53,11 @@ def status(arguments: Arguments) -> int:
     if not has_grid(arguments):
         return _every_sweep(arguments)
     session = open_session(arguments, allow_unresolved=True)
-    states = session.states()
-    estimate = time_left(session.plan, states, history(session.plan, session.ledger),
-                         session.num_slots(session.gpus()))
-    print("\n".join(status_lines(session.plan, states, estimate)))
+    found, lines = status_of_queue(session)
+    states = dict(found.states) if found else session.states()
+    num_workers = max(1, found.num_working) if found else session.num_slots(session.gpus())
+    estimate = time_left(session.plan, states, history(session.plan, session.ledger), num_workers)
+    print("\n".join([*status_lines(session.plan, states, estimate), *lines]))
     print(f"one run by hand: {_train_command(_interesting(session, states))}")
     return 0
 
@@ -163,7 +165,9 @@ def _explanation(spec: RunSpec, state: RunState, ledger: Ledger, arguments: Argu
             return [f"{spec.run_id} was given back with a checkpoint ({progress})",
                     f"log: {log}", f"it continues with: {again}"]
         case Status.LOST:
-            return [f"{spec.run_id} is lost: its worker died without a word, {where} ({progress})",
+            loss = ledger.loss(spec.fingerprint, state.attempt)
+            how = f"{loss['kind']}: {loss['evidence']}" if loss else f"its worker died without a word, {where}"
+            return [f"{spec.run_id} is lost: {how} ({progress})",
                     f"log: {log}", f"it continues from its last checkpoint with: {again}"]
         case _:
             before = "its failure was forgiven, " if state.attempt else ""

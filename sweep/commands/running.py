@@ -8,7 +8,9 @@ from sweep.commands.session import Session, find_run, open_session
 from sweep.controller import Controller, Ending, Interrupts
 from sweep.launch import Launch
 from sweep.show import make_view, reason
+from sweep.retention import prune
 from sweep.spec import Status
+from sweep.stages import children
 from train.errors import DataError, ModelError
 from train.hub import check_reachable
 
@@ -23,7 +25,10 @@ def run(arguments: Arguments) -> int:
 def retry(arguments: Arguments) -> int:
     """Forgive failed runs, all or the one named, and run."""
     session = open_session(arguments)
-    runs = [find_run(session.plan.runs, arguments.run)] if arguments.run else session.plan.runs
+    runs = session.plan.runs
+    if arguments.run:
+        named = find_run(runs, arguments.run)
+        runs = [named, *children(runs, named.fingerprint)]  # which its failure blocked
     num_forgiven = sum(session.ledger.retry(spec.fingerprint) for spec in runs)
     print(f"{num_forgiven} failed {_runs(num_forgiven)} will be tried again")
     return run_session(session)
@@ -32,6 +37,10 @@ def retry(arguments: Arguments) -> int:
 def watch(arguments: Arguments) -> int:
     """Show progress until all is done; starts nothing and stops nothing."""
     session = open_session(arguments)
+    if session.config.launcher.kind == "slurm":
+        from sweep.commands import clustering
+
+        return clustering.watch(session)
     ending = _control(session, only_watch=True)
     if ending is None or ending.is_interrupted:
         return 130
@@ -47,6 +56,10 @@ def run_session(session: Session) -> int:
     session.folder.write_plan(session.plan)
     session.folder.link_runs(session.plan)
     print(_opening_words(session))
+    if session.config.launcher.kind == "slurm":
+        from sweep.commands.clustering import submit
+
+        return submit(session)
     ending = _control(session)
     if ending is None:
         print("left at once; workers save their state and end by themselves", file=sys.stderr)
@@ -54,8 +67,19 @@ def run_session(session: Session) -> int:
     session.folder.link_runs(session.plan)
     if ending.is_interrupted:
         return _interrupted(session, ending)
+    return close_session(session, ending)
+
+
+def close_session(session: Session, ending: Ending) -> int:
+    """The last words, the report of what is recorded, and the weights that may go; the exit code."""
     code = _closing_words(session, ending)
-    return max(code, show_report(session)) if ending.num(Status.FINISHED) else code
+    if not ending.num(Status.FINISHED):
+        return code
+    code = max(code, show_report(session))
+    if session.config.retention == "region" and not code:
+        kept, given_up = prune(session.plan, session.ledger, session.folder)
+        print(f"weights: {kept} {_runs(kept)} in the region keep theirs, {given_up} gave them up")
+    return code
 
 
 def _check_hub(session: Session) -> None:

@@ -56,8 +56,12 @@ class News:
 
 def sync(arguments: Arguments) -> int:
     """Exit code 0 when the server has everything; 1 when something is left, named; UserError for a mistake."""
+    return sync_session(open_session(arguments, allow_unresolved=True))
+
+
+def sync_session(session: Session) -> int:
+    """`sync` of a sweep that is open already."""
     os.environ.setdefault("WANDB_SILENT", "true")  # what there is to say is said here
-    session = open_session(arguments, allow_unresolved=True)
     with _only_one(session.folder.path) as is_mine:
         if not is_mine:
             print("another sync of this sweep is at work; nothing to do")

@@ -28,6 +28,7 @@ class Batch:
     code: str
     partition: str = ""
     job: str = ""  # the array's number; "" until it is known
+    is_answered: bool = False  # whether its submitter lived to write that down
 
     @property
     def job_name(self) -> str:
@@ -70,7 +71,8 @@ def batches(folder: SweepFolder, seen: Iterable[tuple[str, str]] = ()) -> list[B
         if values is None or "refused" in answer:
             continue
         try:
-            found.append(Batch(**{**values, "job": str(answer.get("job") or number_of.get(path.stem, ""))}))
+            found.append(Batch(**{**values, "is_answered": bool(answer),
+                                  "job": str(answer.get("job") or number_of.get(path.stem, ""))}))
         except TypeError:  # written by another version
             continue
     return sorted(found, key=lambda batch: batch.announced_at)

@@ -143,13 +143,17 @@ def test_thirty_kills_lose_nothing_and_repeat_nothing(tmp_path, seed):
     assert not holders(root)
 
 
-@pytest.mark.skipif("REAL_KILLS" not in os.environ, reason="takes minutes: REAL_KILLS=12 says how many kills")
+# A small real sweep by default. By hand: REAL_KILLS=30 REAL_SWEEP="+grid=wit_5x5 grid.seeds=[0]".
+SMALL = ("+grid=smoke_2x2 dataset.num_train_rows=128 dataset.num_validation_rows=32 dataset.num_test_rows=32 "
+         "dataset.num_robustness_rows=0")
+
+
 def test_kills_do_not_change_the_real_experiment(tmp_path):
-    arguments = shlex.split(os.environ.get("REAL_SWEEP", "+grid=smoke_2x2"))
+    arguments = shlex.split(os.environ.get("REAL_SWEEP", SMALL))
     root, calm = tmp_path / "stormy" / "root", tmp_path / "calm"
     root.mkdir(parents=True)
     command = [sys.executable, "-m", "sweep", *arguments]
-    longest_s = float(os.environ.get("REAL_LONGEST_PAUSE_S", "20"))
+    longest_s = float(os.environ.get("REAL_LONGEST_PAUSE_S", "12"))
     storm = Storm([*command, f"root={root}"], root, random.Random(0), longest_pause_s=longest_s)
 
     def is_done() -> bool:
@@ -157,7 +161,7 @@ def test_kills_do_not_change_the_real_experiment(tmp_path):
         names = [spec.fingerprint for plan in plans if plan for spec in plan.runs]
         return bool(names) and len(Ledger(root).records(names)) == len(names)
 
-    storm.rage(int(os.environ["REAL_KILLS"]), is_done)
+    storm.rage(int(os.environ.get("REAL_KILLS", "5")), is_done)
     last = finish([*command, f"root={root}"], 3600)
     assert last.returncode == 0, last.stdout + last.stderr
     assert finish([*command, f"root={calm}"], 3600).returncode == 0

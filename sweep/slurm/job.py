@@ -1,0 +1,174 @@
+"""What a cluster's node does: a worker that knows its job may be taken away at any moment.
+
+submitit starts it and does no more: its signal handling and its results stay unused, because a result file that
+was half written when the job was killed makes it throw away the next life's work, and a SIGTERM that it swallows
+is a checkpoint lost. This process ends itself.
+
+    SIGUSR2   (sent by SLURM ahead of the time limit or of a preemption): save, give back, be queued again
+    SIGTERM   (scancel, or a preemption where the site sends no warning): the same, unless the job was cancelled
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+
+from sweep.claims import JOB_VARIABLE
+from sweep.errors import LaunchError
+from sweep.flag import Flag
+from sweep.folder import SweepFolder
+from sweep.launcher import LauncherConfig
+from sweep.ledger import CLAIMABLE, Ledger
+from sweep.slurm.classes import class_of
+from sweep.slurm.jobs import job_from_text, this_job
+from sweep.slurm.queue import call
+from sweep.spec import RunSpec, Status
+from sweep.worker import SAME_FAILURE, TRAINER, Worker, load_trainer
+
+LOOK_AGAIN_S = 2.0
+END_S = 60.0  # after asking to be queued again, until SLURM ends us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """All that a worker is told; it travels as JSON. launcher: of LauncherConfig, what decides a run's class."""
+
+    root: str
+    sweep: str
+    batch: str
+    class_name: str
+    submitted_at: float
+    time_min: int
+    signal_delay_s: int
+    silence_s: float
+    max_attempts: int
+    gpus: int
+    memory_gb: float | None
+    launcher_time_min: int
+    trainer: str = TRAINER
+
+    def to_text(self) -> str:
+        """One text: the only thing that is ever pickled."""
+        return json.dumps(asdict(self))
+
+
+def work(request: str) -> None:
+    """The life of a worker on a node. It doesn't return."""
+    code = 1
+    try:
+        code = _Job(Request(**json.loads(request))).run()
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _Job:
+    def __init__(self, request: Request) -> None:
+        self.request, self.started = request, time.time()
+        self.name = this_job(request.batch)
+        os.environ[JOB_VARIABLE] = str(self.name)
+        os.environ["WEIGHT_SWEEP_NAME"] = request.sweep
+        self.stop = Flag()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, self._hear)
+        self.ledger = Ledger(request.root, request.max_attempts)
+        self.folder = SweepFolder(request.root, request.sweep)
+        self._launcher = LauncherConfig(kind="slurm", gpus=request.gpus, memory_gb=request.memory_gb,
+                                        time_min=request.launcher_time_min)
+        limit_s = 60.0 * request.time_min
+        started = float(os.environ.get("SLURM_JOB_START_TIME") or self.started)
+        self._end = float(os.environ.get("SLURM_JOB_END_TIME") or started + limit_s)
+        self._reserve_s = min(request.signal_delay_s + 30.0, limit_s / 2)  # SLURM looks at limits every 30 s
+
+    def run(self) -> int:
+        """Claim and train until nothing is left; then end, or be queued again if there is no time for the rest."""
+        node = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
+        print(f"job {self.name} on {node}, {(self._end - self.started) / 60:.1f} min", flush=True)
+        while not self._is_cancelled():
+            past_s = self._bury_own_past()
+            worker = Worker(self.ledger, self.folder, self.stop, name=f"{node}, job {self.name.key}",
+                            make_run_one=lambda: load_trainer(self.request.trainer)(self.request.root),
+                            may_claim=self._may_claim)
+            if worker.run() == SAME_FAILURE or self._is_the_code_at_fault():
+                self.folder.ask_to_stop()  # the whole sweep: the rest of the grid would only burn
+                print("stopped: the first runs all failed in the same line", flush=True)
+                return SAME_FAILURE
+            if self.stop.is_set() or not self._has_time():
+                return self._queue_again()
+            if past_s is None:
+                break
+            self.stop.wait(min(past_s, LOOK_AGAIN_S))  # a run that our own earlier life held
+        return 0
+
+    def _hear(self, number: int, _frame: object) -> None:
+        os.write(1, f"heard {signal.Signals(number).name}\n".encode())
+        self.stop.set()
+
+    def _has_time(self) -> bool:
+        return self._end - time.time() > self._reserve_s
+
+    def _may_claim(self, spec: RunSpec) -> bool:
+        return self._is_ours(spec) and self._has_time()
+
+    def _is_ours(self, spec: RunSpec) -> bool:
+        return class_of(spec.config, self._launcher).name == self.request.class_name
+
+    def _is_cancelled(self) -> bool:
+        return self.folder.was_stopped_after(self.request.submitted_at)
+
+    def _bury_own_past(self) -> float | None:
+        """Give up what earlier lives of this job held; how long to wait for one that may still write, or None.
+
+        SLURM starts a job again when it has ended, or when its node doesn't answer: then it may still compute.
+        """
+        wait_s = None
+        for spec, state in self._states():
+            job = job_from_text(state.owner.job) if state.owner and state.status is Status.RUNNING else None
+            if job is None or (job.batch, job.key) != (self.name.batch, self.name.key) \
+                    or job.restart >= self.name.restart:
+                continue
+            silence_s = self.ledger.silence_s(spec.fingerprint, state.attempt)
+            if silence_s >= self.request.silence_s:
+                self.ledger.give_up(spec.fingerprint, state.attempt, "preempted",
+                                    f"job {job.key} was started again; last heartbeat {silence_s:.0f} s ago")
+            else:
+                wait_s = self.request.silence_s - silence_s
+        return wait_s
+
+    def _states(self):
+        plan = self.folder.plan()
+        runs = [spec for spec in plan.runs if self._is_ours(spec)] if plan else []
+        states = self.ledger.statuses(spec.fingerprint for spec in runs)
+        return [(spec, states[spec.fingerprint]) for spec in runs]
+
+    def _is_the_code_at_fault(self) -> bool:
+        """Whether three runs failed in the same line, on whatever nodes, and none is finished."""
+        trained = [state for spec, state in self._states() if spec.config.stage != "base"]
+        if any(state.status is Status.FINISHED for state in trained):
+            return False
+        failures = [state.failure for state in trained if state.failure is not None]
+        lines = [failure.last_frame for failure in failures if failure.kind == "code"]
+        return any(lines.count(line) >= 3 for line in set(lines))
+
+    def _queue_again(self) -> int:
+        """Put this job back into the queue, if there is work for it and nobody cancelled it."""
+        if self._is_cancelled() or not any(state.status in CLAIMABLE for _, state in self._states()):
+            return 0
+        try:
+            shown = call("scontrol", "show", "job", "--oneliner", os.environ["SLURM_JOB_ID"])
+            if "JobState=RUNNING" not in shown:
+                return 0  # cancelled, or put back by SLURM itself
+            call("scontrol", "requeue", self.name.key)
+        except (KeyError, LaunchError) as error:
+            print(f"not queued again: {error}. The next look at the sweep sends another worker", flush=True)
+            return 0
+        print("queued again", flush=True)
+        self.stop = Flag()
+        self.stop.wait(END_S)
+        return 0

@@ -1,0 +1,152 @@
+"""Arrays of workers through submitit, in pieces the site allows; the queue's refusals as one line each."""
+
+import contextlib
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sweep.errors import LaunchError
+from sweep.folder import SweepFolder
+from sweep.launcher import LauncherConfig
+from sweep.slurm.batches import Batch, announce, folder_of, new_batch, write_answer
+from sweep.slurm.classes import ResourceClass
+from sweep.slurm.job import Request, work
+from sweep.slurm.queue import limit_of_arrays
+from sweep.worker import TRAINER
+
+NUM_TRIES = 4
+_TRY_AGAIN = ("unable to contact", "socket timed out", "temporarily unable", "temporarily unavailable",
+              "connection refused", "communication")
+_QUEUE_IS_FULL = ("maxsubmit", "submit job limit", "max_submit", "violates accounting/qos policy", "maxjobcount",
+                  "job count")
+_SETTINGS = (  # what the scheduler's words are about -> which setting to change
+    ("partition", "launcher.partition"), ("account", "launcher.account"), ("qos", "launcher.qos"),
+    ("feature", "launcher.constraint"), ("time limit", "launcher.time_min"), ("memory", "launcher.memory_gb"),
+    ("node configuration", "launcher.gpus, launcher.memory_gb or launcher.cpus_per_worker: no node has so much"),
+    ("array", "launcher.max_array_size"), ("gres", "launcher.gres"), ("generic resource", "launcher.gres"),
+    ("unrecognized option", "launcher.sbatch"), ("invalid option", "launcher.sbatch"), ("node name", "launcher.exclude"),
+)
+
+
+def sbatch_parameters(launcher: LauncherConfig, resources: ResourceClass, batch: Batch, code: Path) -> dict:
+    """What submitit is to write into the script."""
+    gres = launcher.gres.format(gpus=resources.gpus) if resources.gpus else None
+    extra = {}
+    for option in launcher.sbatch:
+        name, equals, value = option.removeprefix("--").partition("=")
+        extra[name] = value if equals else True
+    extra["requeue"] = True
+    threads = launcher.threads_per_worker
+    setup = [*launcher.setup, f"export PYTHONPATH={_quoted(code)}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+             f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"]
+    parameters = {
+        "job_name": batch.job_name, "comment": f"weight-sweep:{batch.batch}:{batch.class_name}",
+        "time": resources.time_min, "cpus_per_task": launcher.cpus_per_worker, "nodes": 1, "ntasks_per_node": 1,
+        "partition": launcher.partition, "account": launcher.account, "qos": launcher.qos,
+        "constraint": launcher.constraint, "exclude": launcher.exclude, "gres": gres, "setup": setup,
+        "mem": f"{resources.memory_gb:g}GB" if resources.memory_gb is not None else None,
+        "signal_delay_s": launcher.signal_delay_s, "stderr_to_stdout": True, "additional_parameters": extra,
+        "array_parallelism": launcher.array_parallelism or batch.num_tasks,
+        "srun_args": [f"--cpus-per-task={launcher.cpus_per_worker}"],  # 22.05 no longer inherits it
+    }
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def submit_workers(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, num_workers: int,
+                   code: Path, *, trainer: str = TRAINER, say: Callable[[str], None] = print,
+                   pause_s: float = 2.0) -> list[Batch]:
+    """Submit so many workers of a class. Fewer where the queue is full: nothing fails, the next look sends more.
+
+    Raises   LaunchError in the scheduler's words, with the setting to change.
+    """
+    most = launcher.max_array_size or (limit_of_arrays() if num_workers > 100 else 100)
+    submitted: list[Batch] = []
+    while num_workers > 0:
+        size = min(most, num_workers)
+        batch = new_batch(folder.name, resources.name, size, code.name, launcher.partition or "")
+        announce(folder, batch)  # before sbatch: whoever dies in between leaves a name to look for
+        problem = _submit_patiently(folder, launcher, resources, batch, code, trainer, pause_s)
+        if problem and any(words in problem.lower() for words in _QUEUE_IS_FULL):
+            if size > 1 and not submitted:
+                most = max(1, size // 2)  # perhaps fewer fit
+                continue
+            say(f"the queue takes no more for now ({problem}); {num_workers} more workers with the next look")
+            break
+        if problem:
+            raise refusal(problem)
+        submitted.append(batch)
+        num_workers -= size
+    return submitted
+
+
+def refusal(problem: str) -> LaunchError:
+    """The scheduler's words and the setting they are about."""
+    setting = next((setting for word, setting in _SETTINGS if word in problem.lower()), "")
+    return LaunchError(f"sbatch says: {problem}", "a job the site accepts", f"change {setting}" if setting else "")
+
+
+def _submit_patiently(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, batch: Batch,
+                      code: Path, trainer: str, pause_s: float) -> str:
+    """"" or why it couldn't be submitted. A scheduler that doesn't answer is asked again, ever more slowly."""
+    problem = ""
+    for attempt in range(NUM_TRIES):
+        try:
+            job = _submit(folder, launcher, resources, batch, code, trainer)
+        except Exception as error:
+            problem = scheduler_words(str(error))
+            if not any(words in problem.lower() for words in _TRY_AGAIN):
+                break
+            if attempt < NUM_TRIES - 1:
+                time.sleep(pause_s * 2**attempt)
+            continue
+        write_answer(folder, batch, {"job": job})
+        return ""
+    if not any(words in problem.lower() for words in _TRY_AGAIN):  # else it may have arrived after all
+        write_answer(folder, batch, {"refused": problem})
+    return problem
+
+
+def _submit(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, batch: Batch, code: Path,
+            trainer: str) -> str:
+    """One sbatch; the array's number."""
+    import submitit
+
+    logging.getLogger("submitit").setLevel(logging.ERROR)
+    place = folder_of(folder).absolute() / batch.batch  # never used before: a stale pickle can't be met
+    place.mkdir(parents=True, exist_ok=True)
+    request = Request(
+        root=str(folder.root.absolute()), sweep=folder.name, batch=batch.batch, class_name=resources.name,
+        submitted_at=batch.announced_at, time_min=resources.time_min, signal_delay_s=launcher.signal_delay_s,
+        silence_s=launcher.silence_s, max_attempts=launcher.max_attempts, gpus=launcher.gpus,
+        memory_gb=launcher.memory_gb, launcher_time_min=launcher.time_min, trainer=trainer).to_text()
+    executor = submitit.SlurmExecutor(folder=place, python=_quoted(sys.executable))
+    executor.update_parameters(**sbatch_parameters(launcher, resources, batch, code))
+    with _clean_environment():
+        jobs = executor.map_array(work, [request] * batch.num_tasks)
+    return str(jobs[0].job_id).partition("_")[0]
+
+
+@contextlib.contextmanager
+def _clean_environment():
+    """Without the variables of a job that we may be in: sbatch would take them for options."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ)
+             if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+def scheduler_words(text: str) -> str:
+    """What sbatch itself said, on one line."""
+    lines = [line.strip() for line in text.splitlines()]
+    said = [line.partition("error:")[2].strip() for line in lines if line.startswith(("sbatch: error:", "srun: error:"))]
+    return "; ".join(dict.fromkeys(said)) or " ".join(text.split())[:400]
+
+
+def _quoted(path: Path | str) -> str:
+    return shlex.quote(str(path))
