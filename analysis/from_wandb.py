@@ -41,21 +41,31 @@ def read_wandb(source: str) -> Found:
         found.append((identity, json.loads(config[CELLS_KEY + group])))
         summaries[identity["fingerprint"]] = run.summary_metrics
     if not found:
-        raise UserError(f"W&B has no runs of the sweep {group} in {entity}/{project}", "a group with runs of this project",
-                        "python -m sweep +grid=... sync sends them")
+        raise UserError(
+            f"W&B has no runs of the sweep {group} in {entity}/{project}",
+            "a group with runs of this project",
+            "python -m sweep +grid=... sync sends them",
+        )
     plan, num_asked = plan_from_asked(group, found)
     read = {key: record_from_summary(summary) for key, summary in summaries.items()}
     records = {key: record for key, record in read.items() if record is not None}
-    return Found(plan, {key: record for key, record in records.items() if record.outcome == "finished"},
-                 {spec.fingerprint: _state(records.get(spec.fingerprint)) for spec in plan.runs}, num_asked)
+    return Found(
+        plan,
+        {key: record for key, record in records.items() if record.outcome == "finished"},
+        {spec.fingerprint: _state(records.get(spec.fingerprint)) for spec in plan.runs},
+        num_asked,
+    )
 
 
 def split_source(source: str) -> tuple[str, str, str]:
     """entity, project and group; UserError for anything else."""
     parts = source.removeprefix(PREFIX).split("/")
     if not source.startswith(PREFIX) or len(parts) != 3 or not all(parts):
-        raise UserError(f"from={source} names no sweep", "from=wandb:entity/project/group",
-                        "the group is the sweep's name")
+        raise UserError(
+            f"from={source} names no sweep",
+            "from=wandb:entity/project/group",
+            "the group is the sweep's name",
+        )
     return parts[0], parts[1], parts[2]
 
 
@@ -67,11 +77,15 @@ def _runs(entity: str, project: str, group: str) -> list[Any]:
 
     try:
         wanted = {"$or": [{"group": group}, {"tags": (SWEEP_TAG + group)[:64]}]}
-        return list(wandb.Api(timeout=60).runs(f"{entity}/{project}", filters=wanted, per_page=100, lazy=False))
+        return list(
+            wandb.Api(timeout=60).runs(f"{entity}/{project}", filters=wanted, per_page=100, lazy=False)
+        )
     except Exception as error:  # wandb raises its own, requests' and ValueError
-        raise UserError(f"W&B doesn't give {entity}/{project}: {one_line(error)[:150]}",
-                        "an entity and a project that your API key may read", "check the names, or run `wandb login`"
-                        ) from error
+        raise UserError(
+            f"W&B doesn't give {entity}/{project}: {one_line(error)[:150]}",
+            "an entity and a project that your API key may read",
+            "check the names, or run `wandb login`",
+        ) from error
 
 
 def _state(record: RunRecord | None) -> RunState:

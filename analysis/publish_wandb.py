@@ -33,32 +33,57 @@ HEAT_MAP: Mapping[str, Any] = {  # a Vega-Lite chart; W&B fills ${...} in
     "mark": {"type": "rect", "tooltip": True},
     "encoding": {
         "x": {"field": "${field:response_weight}", "type": "ordinal", "title": "response weight"},
-        "y": {"field": "${field:prompt_weight}", "type": "ordinal", "title": "prompt weight", "sort": "descending"},
-        "color": {"aggregate": "mean", "field": "${field:score}", "type": "quantitative", "title": "${string:metric}",
-                  "scale": {"scheme": "viridis"}},
+        "y": {
+            "field": "${field:prompt_weight}",
+            "type": "ordinal",
+            "title": "prompt weight",
+            "sort": "descending",
+        },
+        "color": {
+            "aggregate": "mean",
+            "field": "${field:score}",
+            "type": "quantitative",
+            "title": "${string:metric}",
+            "scale": {"scheme": "viridis"},
+        },
     },
 }
 
 
-def publish_wandb(table: Table, report: Report, rows: Sequence[Mapping[str, Any]],
-                  tracking: TrackingConfig) -> str:
+def publish_wandb(
+    table: Table, report: Report, rows: Sequence[Mapping[str, Any]], tracking: TrackingConfig
+) -> str:
     """Show the sweep; what to print. UserError in one line if W&B doesn't take it."""
     mirrored = MirroredRun(
-        id=f"analysis-{_word(table.plan.name)}", name=f"analysis of {table.plan.name}", project=tracking.project,
-        entity=tracking.entity, group=table.plan.name, job_type="analysis", tags=("analysis",),
-        config={"sweep": table.plan.name, "num_cells": len(table.plan.cells), "num_runs": len(table.plan.runs)})
+        id=f"analysis-{_word(table.plan.name)}",
+        name=f"analysis of {table.plan.name}",
+        project=tracking.project,
+        entity=tracking.entity,
+        group=table.plan.name,
+        job_type="analysis",
+        tags=("analysis",),
+        config={
+            "sweep": table.plan.name,
+            "num_cells": len(table.plan.cells),
+            "num_runs": len(table.plan.runs),
+        },
+    )
     with tempfile.TemporaryDirectory(prefix="publish-", ignore_cleanup_errors=True) as scratch:
         try:
             return _publish(mirrored, table, report, rows, Path(scratch))
         except UserError:
             raise
         except Exception as error:  # W&B may break in any way, and nothing here is worth a traceback
-            raise UserError(explained(error, mirrored), "a W&B server that takes it",
-                            "the report itself is written; publish again later") from error
+            raise UserError(
+                explained(error, mirrored),
+                "a W&B server that takes it",
+                "the report itself is written; publish again later",
+            ) from error
 
 
-def _publish(mirrored: MirroredRun, table: Table, report: Report, rows: Sequence[Mapping[str, Any]],
-             scratch: Path) -> str:
+def _publish(
+    mirrored: MirroredRun, table: Table, report: Report, rows: Sequence[Mapping[str, Any]], scratch: Path
+) -> str:
     run = start_run(mirrored, scratch, "online", finish_timeout=300.0, x_disable_stats=True)
     place = f"{run.entity}/{run.project}"
     digest = _digest(report)
@@ -101,8 +126,14 @@ def _chart(run: Any) -> str:
     full_name = f"{run.entity}/{name}"
     if run.summary.get("chart") != full_name:
         try:
-            wandb.Api().create_custom_chart(entity=run.entity, name=name, display_name="Weight sweep: plane",
-                                            spec_type="vega2", access="private", spec=dict(HEAT_MAP))
+            wandb.Api().create_custom_chart(
+                entity=run.entity,
+                name=name,
+                display_name="Weight sweep: plane",
+                spec_type="vega2",
+                access="private",
+                spec=dict(HEAT_MAP),
+            )
         except Exception as error:  # registered by another sweep of this entity
             if "exist" not in str(error).lower():
                 raise
@@ -114,15 +145,18 @@ def _pictures(report: Report, rows: Sequence[Mapping[str, Any]], scratch: Path, 
     import wandb
 
     shown: dict[str, Any] = {}
+    table: Any = wandb.Table  # its hints want lists of one type
     for study in report.studies:
         name, metric = _word(group_name(study.group)), study.chosen.metric.name
         columns, data = plane_rows(study, rows)
-        shown[f"plane/{name}"] = wandb.Table(columns=columns, data=data)
+        shown[f"plane/{name}"] = table(columns=columns, data=data)
         recorded = [row for row in data if row[columns.index(metric)] is not None]
         shown[f"heat_map/{name}"] = wandb.plot_table(
-            vega_spec_name=chart, data_table=wandb.Table(columns=columns, data=recorded),
+            vega_spec_name=chart,
+            data_table=table(columns=columns, data=recorded),
             fields={"prompt_weight": "prompt_weight", "response_weight": "response_weight", "score": metric},
-            string_fields={"metric": study.chosen.metric.title})
+            string_fields={"metric": study.chosen.metric.title},
+        )
     for path, content in report.files.items():
         if path.endswith(".png"):
             (scratch / Path(path).name).write_bytes(content)
@@ -133,8 +167,13 @@ def _pictures(report: Report, rows: Sequence[Mapping[str, Any]], scratch: Path, 
 def plane_rows(study: Study, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """Columns and values of one plane's cells, an absent number as None."""
     model, dataset, settings = study.group
-    mine = [row for row in rows if (row["model"], row["dataset"]) == (model, dataset) and not row["is_base"]
-            and all(row.get(key) == value for key, value in settings)]
+    mine = [
+        row
+        for row in rows
+        if (row["model"], row["dataset"]) == (model, dataset)
+        and not row["is_base"]
+        and all(row.get(key) == value for key, value in settings)
+    ]
     columns = list(rows[0]) if rows else []
     return columns, [[_cell(row.get(name)) for name in columns] for row in mine]
 
@@ -150,8 +189,9 @@ def _findings(report: Report) -> dict[str, Any]:
     for study, plane in zip(report.studies, region["planes"], strict=True):
         name, best = _word(group_name(study.group)), plane.get("best") or {}
         found[f"{name}/finding"] = finding(study)
-        found[f"{name}/region"] = "; ".join(f"({ray['prompt_weight']:g}, {ray['response_weight']:g})"
-                                            for ray in plane.get("members", ()))
+        found[f"{name}/region"] = "; ".join(
+            f"({ray['prompt_weight']:g}, {ray['response_weight']:g})" for ray in plane.get("members", ())
+        )
         for key in ("prompt_weight", "response_weight", "mean", "standard_error"):
             if key in best:
                 found[f"{name}/best_{key}"] = best[key]
@@ -172,11 +212,20 @@ def _records_artifact(table: Table, report: Report, scratch: Path) -> Any:
 
     records = io.StringIO()
     for fingerprint in sorted(table.record_by_fingerprint):
-        print(json.dumps(record_to_dict(table.record_by_fingerprint[fingerprint]), sort_keys=True), file=records)
-    files = {"records.jsonl": records.getvalue().encode(), "plan.json": json.dumps(plan_to_dict(table.plan)).encode(),
-             "cells.parquet": report.files["cells.parquet"], "region.json": report.files["region.json"]}
-    artifact = wandb.Artifact(f"{_word(table.plan.name)}-records", type="dataset",
-                              metadata={"num_records": len(table.record_by_fingerprint)})
+        print(
+            json.dumps(record_to_dict(table.record_by_fingerprint[fingerprint]), sort_keys=True), file=records
+        )
+    files = {
+        "records.jsonl": records.getvalue().encode(),
+        "plan.json": json.dumps(plan_to_dict(table.plan)).encode(),
+        "cells.parquet": report.files["cells.parquet"],
+        "region.json": report.files["region.json"],
+    }
+    artifact = wandb.Artifact(
+        f"{_word(table.plan.name)}-records",
+        type="dataset",
+        metadata={"num_records": len(table.record_by_fingerprint)},
+    )
     return _with_files(artifact, scratch / "records", files)
 
 

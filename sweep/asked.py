@@ -19,18 +19,39 @@ def asked_by_fingerprint(plan: Plan) -> dict[str, Asked]:
     aliases: dict[str, list[str]] = {spec.fingerprint: [] for spec in plan.runs}
     for index, planned in enumerate(plan.cells):
         cell = planned.cell
-        cells[planned.fingerprint].append([index, {
-            "model": cell.model, "dataset": cell.dataset, "prompt_weight": cell.prompt_weight,
-            "response_weight": cell.response_weight, "seed": cell.seed, "settings": dict(cell.settings),
-            "is_alias": planned.is_alias}])
+        cells[planned.fingerprint].append(
+            [
+                index,
+                {
+                    "model": cell.model,
+                    "dataset": cell.dataset,
+                    "prompt_weight": cell.prompt_weight,
+                    "response_weight": cell.response_weight,
+                    "seed": cell.seed,
+                    "settings": dict(cell.settings),
+                    "is_alias": planned.is_alias,
+                },
+            ]
+        )
         if planned.is_alias:
             aliases[planned.fingerprint].append(f"p{cell.prompt_weight:g} r{cell.response_weight:g}")
     for index, base in enumerate(plan.bases):
-        bases[base.fingerprint].append([index, {"model": base.model, "dataset": base.dataset,
-                                                "settings": dict(base.settings)}])
-    return {spec.fingerprint: Asked(plan.name, tuple(aliases[spec.fingerprint]), {
-        "place": place, "num_runs": len(plan.runs), "cells": cells[spec.fingerprint],
-        "bases": bases[spec.fingerprint]}) for place, spec in enumerate(plan.runs)}
+        bases[base.fingerprint].append(
+            [index, {"model": base.model, "dataset": base.dataset, "settings": dict(base.settings)}]
+        )
+    return {
+        spec.fingerprint: Asked(
+            plan.name,
+            tuple(aliases[spec.fingerprint]),
+            {
+                "place": place,
+                "num_runs": len(plan.runs),
+                "cells": cells[spec.fingerprint],
+                "bases": bases[spec.fingerprint],
+            },
+        )
+        for place, spec in enumerate(plan.runs)
+    }
 
 
 def asked_of(root: str, spec: RunSpec) -> Asked:
@@ -57,19 +78,42 @@ def plan_from_asked(name: str, found: list[tuple[Mapping[str, Any], Mapping[str,
     runs, cells, bases = [], [], []
     for run, asked in found:
         fingerprint = run["fingerprint"]
-        runs.append(RunSpec(run["run_id"], fingerprint, run_config_from_dict(run["config"]),
-                            run["model_identity"], run["dataset_identity"]))
+        runs.append(
+            RunSpec(
+                run["run_id"],
+                fingerprint,
+                run_config_from_dict(run["config"]),
+                run["model_identity"],
+                run["dataset_identity"],
+            )
+        )
         for index, item in asked["cells"]:
-            cell = Cell(item["model"], item["dataset"], item["prompt_weight"], item["response_weight"],
-                        item["seed"], _settings(item))
+            cell = Cell(
+                item["model"],
+                item["dataset"],
+                item["prompt_weight"],
+                item["response_weight"],
+                item["seed"],
+                _settings(item),
+            )
             cells.append((index, PlannedCell(cell, fingerprint, item["is_alias"])))
-        bases += [(index, PlannedBase(item["model"], item["dataset"], _settings(item), fingerprint))
-                  for index, item in asked["bases"]]
-    plan = Plan(name, tuple(cell for _, cell in sorted(cells, key=lambda pair: pair[0])),
-                tuple(base for _, base in sorted(bases, key=lambda pair: pair[0])), tuple(runs))
+        bases += [
+            (index, PlannedBase(item["model"], item["dataset"], _settings(item), fingerprint))
+            for index, item in asked["bases"]
+        ]
+    plan = Plan(
+        name,
+        tuple(cell for _, cell in sorted(cells, key=lambda pair: pair[0])),
+        tuple(base for _, base in sorted(bases, key=lambda pair: pair[0])),
+        tuple(runs),
+    )
     return plan, max((asked["num_runs"] for _, asked in found), default=0)
 
 
 def _settings(item: Mapping[str, Any]) -> Settings:
-    return tuple(sorted((key, tuple(value) if isinstance(value, list) else value)
-                        for key, value in item["settings"].items()))
+    return tuple(
+        sorted(
+            (key, tuple(value) if isinstance(value, list) else value)
+            for key, value in item["settings"].items()
+        )
+    )

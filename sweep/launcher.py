@@ -20,6 +20,7 @@ class LauncherConfig:
     runs_per_job: how many runs there must be for each worker that is submitted.
     silence_s: how long a heartbeat must be silent before a job that isn't in the queue any more, or that was
     started again, has lost its run. It covers clocks and caches of network file systems that are a minute late.
+    hung_s: of silence, after which a job that runs is put back into the queue.
     """
 
     kind: Literal["local", "slurm"] = "local"
@@ -43,6 +44,7 @@ class LauncherConfig:
     array_parallelism: int | None = None
     max_array_size: int | None = None
     silence_s: float = 150.0
+    hung_s: float = 900.0
     sbatch: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -55,7 +57,7 @@ class LauncherConfig:
         for option in self.sbatch:
             if not option.startswith("--") or len(option) < 3:
                 raise ConfigError(f"launcher.sbatch holds {option!r}", "options as sbatch spells them",
-                                  "say 'launcher.sbatch=[--reservation=mine]'")
+                                  "say \"launcher.sbatch=['--reservation=mine']\"")
         if self.kind == "slurm" and self.signal_delay_s >= 60 * self.time_min:
             raise ConfigError(f"launcher.signal_delay_s={self.signal_delay_s} leaves no time of "
                               f"launcher.time_min={self.time_min}", "a warning that comes after the start",

@@ -125,7 +125,8 @@ def status_counts(plan: Plan, states: Mapping[str, RunState]) -> list[list[str]]
     """A table: one row per model and dataset, one column per status; statuses nobody has are left out."""
     rows: dict[tuple[str, str], Counter[Status]] = {}
     for spec in plan.runs:
-        _, model, dataset = kind_of(spec)
+        stage, model, dataset = kind_of(spec)
+        dataset = f"{dataset}, then dpo" if stage == "dpo" else dataset
         rows.setdefault((model, dataset), Counter())[states[spec.fingerprint].status] += 1
     used = [status for status in _COLUMNS if any(count[status] for count in rows.values())]
     table = [["model", "dataset", *used, "runs"]]

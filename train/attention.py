@@ -29,8 +29,7 @@ class Bucket:
     """Neighbouring rows of similar length. `gather` (B * L,) positions, padding repeats a row's first;
     `scatter` (tokens,) positions in the padded rows; both None where all rows are equally long."""
 
-    start: int
-    num_tokens: int
+    tokens: slice
     num_rows: int
     length: int
     gather: Tensor | None
@@ -69,9 +68,9 @@ def _bucket_edges(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _bucket(lengths: Sequence[int], start: int, device: torch.device) -> Bucket:
-    longest, num_tokens = lengths[0], sum(lengths)
+    longest, tokens = lengths[0], slice(start, start + sum(lengths))
     if lengths[-1] == longest:
-        return Bucket(start, num_tokens, len(lengths), longest, None, None)
+        return Bucket(tokens, len(lengths), longest, None, None)
     gather = torch.zeros(len(lengths), longest, dtype=torch.int64)
     scatter: list[Tensor] = []
     position = 0
@@ -80,7 +79,7 @@ def _bucket(lengths: Sequence[int], start: int, device: torch.device) -> Bucket:
         gather[row, length:] = position
         scatter.append(torch.arange(row * longest, row * longest + length))
         position += length
-    return Bucket(start, num_tokens, len(lengths), longest, gather.flatten().to(device, non_blocking=True),
+    return Bucket(tokens, len(lengths), longest, gather.flatten().to(device, non_blocking=True),
                   torch.cat(scatter).to(device, non_blocking=True))
 
 
@@ -97,11 +96,11 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
     settings = _Settings(dropout if module.training else 0.0, scaling, sliding_window, softcap)
     if packed is None:
         return _causal(query, key, value, settings).transpose(1, 2), None
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, heads, D)
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, D)
     if packed.varlen:
-        return _varlen(*rows, packed, settings)[None], None
-    outputs = [_bucket_attention(*(part[bucket.start : bucket.start + bucket.num_tokens] for part in rows),
-                                 bucket, settings) for bucket in packed.buckets]
+        return _varlen(query, key, value, packed, settings)[None], None
+    outputs = [_bucket_attention(query[bucket.tokens], key[bucket.tokens], value[bucket.tokens], bucket, settings)
+               for bucket in packed.buckets]
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
 
@@ -168,7 +167,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, settings:
     return kernel(*parts, layout.starts, layout.starts, layout.longest, layout.longest, **extra)
 
 
-def _varlen_kernel() -> tuple[Callable[..., Tensor] | None, frozenset[str]]:
+def _varlen_kernel() -> tuple[Callable[..., Any] | None, frozenset[str]]:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # before torch 2.10

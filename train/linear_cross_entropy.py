@@ -196,8 +196,8 @@ class _Chunks:
             weighted_CH = hidden_CH if coefficients_C is None else hidden_CH * coefficients_C[:, None]
             _add_product(self.to_weight_VH, gradient_CV.t(), weighted_CH.to(self.plan.dtype))
         if self.to_bias_V is not None:
-            column_sums_V = gradient_CV.sum(0) if coefficients_C is None else coefficients_C.to(gradient_CV.dtype) @ gradient_CV
-            self.to_bias_V += column_sums_V.to(self.to_bias_V.dtype)
+            shares_C = torch.ones_like(gradient_CV[:, 0]) if coefficients_C is None else coefficients_C
+            self.to_bias_V += (shares_C.to(gradient_CV.dtype) @ gradient_CV).to(self.to_bias_V.dtype)
 
     def _with_reference(self, logits_CV: Tensor, targets_C: Tensor, coefficients_C: Tensor,
                         part: slice) -> tuple[Tensor, Tensor]:
@@ -236,6 +236,8 @@ def _add_product(sum_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
     """sum += left @ right, accumulated in the sum's type."""
     if left_VC.dtype == sum_VH.dtype:
         sum_VH.addmm_(left_VC, right_CH)
+    elif left_VC.device.type == "cuda":
+        torch.addmm(sum_VH, left_VC, right_CH, out_dtype=torch.float32, out=sum_VH)
     else:
         sum_VH.add_(torch.mm(left_VC, right_CH))
 

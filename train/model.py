@@ -29,7 +29,7 @@ def load_model(config: ModelConfig, device: torch.device) -> nn.Module:
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source, revision=config.revision or "main", dtype=torch.float32, use_safetensors=True,
-            attn_implementation="sdpa", trust_remote_code=config.trust_remote_code,
+            trust_remote_code=config.trust_remote_code,
             local_files_only=config.source != "hub",
         )
     except (OSError, ValueError, RuntimeError, KeyError, json.JSONDecodeError) as error:

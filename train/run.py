@@ -11,9 +11,11 @@ from torch import nn
 
 from train.checkpoint import Progress
 from train.config import RunConfig
+from train.distributed import local_device, world_of
 from train.errors import ConfigError
 from train.evaluate import evaluate
 from train.failures import NonFiniteLossError, failure_from_exception
+from train.launch import is_rank, launch
 from train.loop import Hooks, Interrupted, train_model
 from train.model import add_adapters, context_length, trainable_parameters
 from train.parents import Parent, check_parent, parent_weights, read_parent
@@ -43,9 +45,14 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
 
     Raises   Interrupted (state saved), UserError, or whatever broke.
     """
+    if config.train.num_ranks > 1 and config.stage == "sft" and not is_rank():
+        return launch(config, run_id=run_id, fingerprint=fingerprint, folder=folder, attempt=attempt,
+                      cache_folder=workbench.cache_folder, model_identity=model_identity,
+                      dataset_identity=dataset_identity, should_stop=should_stop, on_progress=on_progress,
+                      asked=asked)
     setup_started = time.monotonic()
     torch.set_num_threads(config.train.num_threads)
-    device = _device(config)
+    device = local_device(device_of(config))
     parent = _parent(config, model_identity, parent_folder)
     if parent is not None:  # first, as it may have to be trained again with the shared model
         start = parent_weights(parent, folder / "parent", workbench, should_stop)
@@ -63,8 +70,9 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
     failure, progress, evaluation_s = None, Progress(0, 0.0, None), 0.0
     try:
         if config.stage == "sft":
-            progress = train_model(trained, data.splits["train"], config, fingerprint=fingerprint, folder=folder,
-                                   device=device, hooks=Hooks(should_stop, on_progress, tracker))
+            with world_of(config.train.distributed, device) as world:
+                progress = train_model(trained, data.splits["train"], config, fingerprint=fingerprint, folder=folder,
+                                       device=device, hooks=Hooks(should_stop, on_progress, tracker), world=world)
         if should_stop():
             raise Interrupted("stopped before its evaluation")
         if parent is not None:
@@ -119,7 +127,8 @@ def _parent(config: RunConfig, model_identity: str, folder: Path | None) -> Pare
     return parent
 
 
-def _device(config: RunConfig) -> torch.device:
+def device_of(config: RunConfig) -> torch.device:
+    """The device the configuration asks for; auto prefers CUDA."""
     if config.train.device != "auto":
         return torch.device(config.train.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -166,7 +166,8 @@ class Stepper:
             batch = self._batch(parts[index], scale) if index < len(parts) else self._idle_batch(rows, scale)
             with self._autocast():
                 loss, nll_N, divergence_N = self.module(batch, step)
-            loss.backward()
+            # FSDP takes the mean over ranks where we want the sum; another factor it can't do with gloo.
+            (loss * world.size if world.kind == "fsdp" else loss).backward()
             sums.add(loss, nll_N, divergence_N, batch)
         totals = sums.totals(world)
         if not math.isfinite(totals[0]):
@@ -196,7 +197,7 @@ class Stepper:
     def _idle_batch(self, rows: Sequence[int], scale: Any) -> TrainingBatch:
         """A batch without a target: under FSDP a rank that has no more rows still takes part in the gathering."""
         shortest = min(rows, key=lambda row: self.lengths[row] or 2**31)
-        return training_batch(self.split, [shortest], {shortest: 1}, self.weights_R * 0, scale, self.device,
+        return training_batch(self.split, [shortest], [1] * len(self.lengths), self.weights_R * 0, scale, self.device,
                               is_packed=self.engine.packing == "pack", varlen=self.engine.varlen)
 
     def _update(self, rate: float) -> None:

@@ -92,7 +92,11 @@ class Mirror:
 
     def __init__(self, sinks: Sequence[Callable[[], Sink]], events: Path, wait_s: float = WAIT_S) -> None:
         self._sinks, self._events, self._wait_s = sinks, events, wait_s
-        self._has_begun, self._is_over, self._is_closed = threading.Event(), threading.Event(), threading.Event()
+        self._has_begun, self._is_over, self._is_closed = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
         self._record: RunRecord | None = None
         self._lack = ""
         threading.Thread(target=self._work, name="mirror", daemon=True).start()
@@ -158,9 +162,14 @@ def start_tracker(config: RunConfig, mirrored: MirroredRun, folder: Path) -> Tra
         return NullTracker()
     from train.tracking_wandb import Mode, WandbSink, is_server_trusted
 
-    modes: list[Mode] = ["online", "offline"] if config.tracking.mode == "wandb" and is_server_trusted() else ["offline"]
-    return Mirror([lambda mode=mode: WandbSink(mirrored, folder, mode) for mode in modes], events,
-                  SERVER_WAIT_S if "online" in modes else WAIT_S)
+    modes: list[Mode] = (
+        ["online", "offline"] if config.tracking.mode == "wandb" and is_server_trusted() else ["offline"]
+    )
+    return Mirror(
+        [lambda mode=mode: WandbSink(mirrored, folder, mode) for mode in modes],
+        events,
+        SERVER_WAIT_S if "online" in modes else WAIT_S,
+    )
 
 
 def one_line(error: BaseException) -> str:

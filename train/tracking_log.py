@@ -13,7 +13,7 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 def num_points(path: Path) -> int:
     """Lines of history in the log; 0 if it isn't there."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined] - made at run time
 
     count = 0
     for content in _records(path):

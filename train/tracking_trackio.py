@@ -26,8 +26,16 @@ class TrackioSink:
         mirrored = self.mirrored
         last = SQLiteStorage.get_last_step(mirrored.project, mirrored.name)
         config = {key: value for key, value in mirrored.config.items() if "_json" not in key}
-        self.run = trackio.init(project=mirrored.project, name=mirrored.name, group=mirrored.group, resume="allow",
-                                config=config, embed=False, auto_log_gpu=False, auto_log_cpu=False)
+        self.run = trackio.init(
+            project=mirrored.project,
+            name=mirrored.name,
+            group=mirrored.group,
+            resume="allow",
+            config=config,
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
         return last or 0
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -37,7 +45,9 @@ class TrackioSink:
     def close(self, record: RunRecord | None) -> str:
         """Trackio has no summary: the final numbers are logged behind the last step."""
         if record is not None:
-            numbers = {key: value for key, value in summary_of(record).items() if isinstance(value, int | float)}
+            numbers = {
+                key: value for key, value in summary_of(record).items() if isinstance(value, int | float)
+            }
             self.run.log({STEP: record.num_steps, **numbers}, step=record.num_steps + 1)
         self.run.finish()
         return ""

@@ -46,17 +46,28 @@ class MirroredRun:
     config: Mapping[str, Any]
 
 
-def mirrored_run(config: RunConfig, run_id: str, fingerprint: str, identities: Mapping[str, str],
-                 git_commit: str | None, asked: Asked) -> MirroredRun:
+def mirrored_run(
+    config: RunConfig,
+    run_id: str,
+    fingerprint: str,
+    identities: Mapping[str, str],
+    git_commit: str | None,
+    asked: Asked,
+) -> MirroredRun:
     """The run as every mirror shows it. id: the fingerprint, so that whoever continues it finds it."""
     tags = [config.model.name, config.dataset.name, objective_name(config), *config.tracking.tags]
     if asked.sweep:
         tags.append(SWEEP_TAG + asked.sweep)
     return MirroredRun(
-        id=fingerprint, name=run_id, project=config.tracking.project, entity=config.tracking.entity,
-        group=asked.sweep or None, job_type=_JOB_TYPES.get(config.stage, config.stage),
+        id=fingerprint,
+        name=run_id,
+        project=config.tracking.project,
+        entity=config.tracking.entity,
+        group=asked.sweep or None,
+        job_type=_JOB_TYPES.get(config.stage, config.stage),
         tags=tuple(dict.fromkeys(tag[:_MAX_TAG] for tag in tags if tag)),
-        config=_flat_config(config, run_id, fingerprint, identities, git_commit, asked))
+        config=_flat_config(config, run_id, fingerprint, identities, git_commit, asked),
+    )
 
 
 def objective_name(config: RunConfig) -> str:
@@ -71,18 +82,36 @@ def objective_name(config: RunConfig) -> str:
     return "instruction_modelling" if weights[0] == weights[1] else "weighted_instruction_tuning"
 
 
-def _flat_config(config: RunConfig, run_id: str, fingerprint: str, identities: Mapping[str, str],
-                 git_commit: str | None, asked: Asked) -> dict[str, Any]:
+def _flat_config(
+    config: RunConfig,
+    run_id: str,
+    fingerprint: str,
+    identities: Mapping[str, str],
+    git_commit: str | None,
+    asked: Asked,
+) -> dict[str, Any]:
     objective: ObjectiveConfig = config.objective
-    recipe = {f"recipe_{key}": value for key, value in config_to_dict(config.train).items() if value is not None}
+    recipe = {
+        f"recipe_{key}": value for key, value in config_to_dict(config.train).items() if value is not None
+    }
     values: dict[str, Any] = {
-        "prompt_weight": objective.prompt_weight, "response_weight": objective.response_weight,
+        "prompt_weight": objective.prompt_weight,
+        "response_weight": objective.response_weight,
         "angle": math.degrees(math.atan2(objective.prompt_weight, objective.response_weight)),
-        "seed": config.seed, "model": config.model.name, "dataset": config.dataset.name, "stage": config.stage,
-        "objective": objective_name(config), "fingerprint": fingerprint, "run_id": run_id,
-        "recipe": f"{config.train.method} {config.train.optimizer} {config.train.learning_rate:g}", **recipe,
-        "run_json": json.dumps({"run_id": run_id, "fingerprint": fingerprint, "config": config_to_dict(config),
-                                **identities}, sort_keys=True)}
+        "seed": config.seed,
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "stage": config.stage,
+        "objective": objective_name(config),
+        "fingerprint": fingerprint,
+        "run_id": run_id,
+        "recipe": f"{config.train.method} {config.train.optimizer} {config.train.learning_rate:g}",
+        **recipe,
+        "run_json": json.dumps(
+            {"run_id": run_id, "fingerprint": fingerprint, "config": config_to_dict(config), **identities},
+            sort_keys=True,
+        ),
+    }
     if objective.response_weight:
         values["ratio"] = objective.prompt_weight / objective.response_weight
     if git_commit:
@@ -97,8 +126,11 @@ def summary_of(record: RunRecord) -> dict[str, Any]:
     """Every number of a record under a flat key: metrics by their own name, mappings as counts/train_rows."""
     summary: dict[str, Any] = {}
     for name, value in record_to_dict(record).items():
-        parts = {name: value} if not isinstance(value, Mapping) else {
-            key if name == "metrics" else f"{name}/{key}": part for key, part in value.items()}
+        parts = (
+            {name: value}
+            if not isinstance(value, Mapping)
+            else {key if name == "metrics" else f"{name}/{key}": part for key, part in value.items()}
+        )
         for key, part in parts.items():
             if isinstance(part, str | int | float):
                 summary[key] = part
@@ -121,8 +153,11 @@ def record_from_summary(summary: Mapping[str, Any]) -> RunRecord | None:
         else:
             values[key] = value
     known = RunRecord.__dataclass_fields__
-    values = {key: _as_float(value) if known[key].type in (float, float | None) else value
-              for key, value in values.items() if key in known}
+    values = {
+        key: _as_float(value) if known[key].type in (float, float | None) else value
+        for key, value in values.items()
+        if key in known
+    }
     if isinstance(values.get("metrics"), Mapping):
         values["metrics"] = {key: float(value) for key, value in values["metrics"].items()}
     return record_from_dict(values)

@@ -41,7 +41,8 @@ class WandbSink:
     """One run of W&B. Its files lie in the run's folder, or in WANDB_DIR."""
 
     def __init__(self, mirrored: MirroredRun, folder: Path, mode: Mode) -> None:
-        self.mirrored, self.mode, self.num_logged = mirrored, mode, 0
+        self.mirrored, self.num_logged = mirrored, 0
+        self.mode: Mode = mode
         self.folder = Path(os.environ.get("WANDB_DIR") or folder)
 
     def open(self) -> int:
@@ -70,10 +71,19 @@ class WandbSink:
         except TimeoutError:
             distrust_server()
             return "the W&B server did not take everything; python -m sweep ... sync sends the rest later"
-        lost = self.num_logged - num_points(self.log_file)
+        lost = self._num_lost() if self.mode == "offline" else 0  # an online run's points are with the server
         if lost > 0:
             return f"{lost} of {self.num_logged} points did not reach {self.log_file.parent}{_why(self.log_file)}"
         return ""
+
+    def _num_lost(self) -> int:
+        """Points that are not in the file; its last block may come a moment after the end."""
+        for wait_s in (0.0, 0.1, 0.4, 1.0):
+            time.sleep(wait_s)
+            lost = self.num_logged - num_points(self.log_file)
+            if lost <= 0:
+                break
+        return lost
 
 
 def start_run(mirrored: MirroredRun, folder: Path, mode: Mode, **settings: Any) -> Any:
@@ -82,14 +92,35 @@ def start_run(mirrored: MirroredRun, folder: Path, mode: Mode, **settings: Any) 
     os.environ.setdefault("WANDB_SILENT", "true")  # the setting comes too late for what a login says
     import wandb
 
-    own = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_save_requirements": False,
-           "x_disable_stats": not _has_gpu(), "x_transaction_log_flush_interval": FLUSH_S,
-           "finish_timeout": FINISH_S, "finish_timeout_raises": True,
-           "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_S)), **settings}
+    own = {
+        "console": "off",
+        "silent": True,
+        "disable_git": True,
+        "save_code": False,
+        "x_save_requirements": False,
+        "x_disable_stats": not _has_gpu(),
+        "x_transaction_log_flush_interval": FLUSH_S,
+        "finish_timeout": FINISH_S,
+        "finish_timeout_raises": True,
+        "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_S)),
+        **settings,
+    }
     (folder / "wandb").mkdir(parents=True, exist_ok=True)  # or W&B would silently write elsewhere
-    run = wandb.init(mode=mode, dir=str(folder), project=mirrored.project, entity=mirrored.entity, id=mirrored.id,
-                     name=mirrored.name, group=mirrored.group, job_type=mirrored.job_type, tags=mirrored.tags,
-                     config=dict(mirrored.config), resume="allow", reinit="create_new", settings=wandb.Settings(**own))
+    run = wandb.init(
+        mode=mode,
+        dir=str(folder),
+        project=mirrored.project,
+        entity=mirrored.entity,
+        id=mirrored.id,
+        name=mirrored.name,
+        group=mirrored.group,
+        job_type=mirrored.job_type,
+        tags=mirrored.tags,
+        config=dict(mirrored.config),
+        resume="allow",
+        reinit="create_new",
+        settings=wandb.Settings(**own),
+    )
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP)
     return run
@@ -112,9 +143,9 @@ def explained(error: BaseException, mirrored: MirroredRun) -> str:
         "api_key": "W&B has no API key: run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline",
         "api key": "W&B has no API key: run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline",
         "previously created and deleted": f"W&B run {mirrored.id} was deleted in {place}, and W&B never takes an id "
-                                          "again: say tracking.project=ANOTHER",
+        "again: say tracking.project=ANOTHER",
         "not found during upsertbucket": f"W&B has no entity {mirrored.entity} that takes runs of yours: "
-                                         "correct tracking.entity",
+        "correct tracking.entity",
         "401": "W&B refuses the API key: run `wandb login --relogin`",
         "403": f"W&B lets you not write to {place}: correct tracking.entity or tracking.project",
         "invalid character": "the W&B server answers with something that isn't W&B: check WANDB_BASE_URL",

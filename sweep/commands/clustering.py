@@ -112,7 +112,7 @@ def _where_things_stand(found: Look) -> list[str]:
     num_sent = sum(batch.num_tasks for batch in found.sent)
     jobs = ", ".join(batch.job or "?" for batch in found.sent)
     lines = [f"submitted {num_sent} {'worker' if num_sent == 1 else 'workers'} (job {jobs})"] if num_sent else []
-    return lines + queue_lines(found)
+    return lines if lines and not found.num_working + found.num_waiting else lines + queue_lines(found)
 
 
 def _finish(session: Session, found: Look) -> int:

@@ -73,9 +73,11 @@ def run_session(session: Session) -> int:
 def close_session(session: Session, ending: Ending) -> int:
     """The last words, the report of what is recorded, and the weights that may go; the exit code."""
     code = _closing_words(session, ending)
-    if not ending.num(Status.FINISHED):
-        return code
-    code = max(code, show_report(session))
+    trained = [spec for spec in session.plan.runs if spec.config.stage != "base"]
+    if not any(ending.states[spec.fingerprint].status is Status.FINISHED for spec in trained):
+        return code  # a base model alone is no plane
+    report_code = show_report(session)  # also of a sweep some of whose runs failed
+    code = code or report_code
     if session.config.retention == "region" and not code:
         kept, given_up = prune(session.plan, session.ledger, session.folder)
         print(f"weights: {kept} {_runs(kept)} in the region keep theirs, {given_up} gave them up")

@@ -13,11 +13,12 @@ it again, or after dying half-way, repeats nothing.
 
 import fcntl
 import hashlib
+import netrc
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from train.tracking_wandb import end_run, explained, mark_synced, start_run
 MIN_INTERVAL_S = 0.1  # between the beginnings of two uploads: at most 10 new runs a second
 NUM_FAILURES = 3  # in a row, then the server is left in peace
 CONFIRM_AFTER_S = (0.0, 0.5, 1.0, 2.0, 4.0)
+_KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 SYNCED = "wandb_synced.json"
 _MISTAKES = ("api key", "no entity", "lets you not write")  # parts of lines about the user's mistakes
 
@@ -71,21 +73,22 @@ def sync_session(session: Session) -> int:
 
 
 def require_api_key() -> None:
-    """UserError if W&B would have to ask for one."""
-    import wandb
+    """UserError if W&B would have to ask for one. Asks neither W&B nor its server, so that it costs nothing."""
+    if not any(os.environ.get(name) for name in _KEYS) and not _has_login():
+        raise UserError(
+            "W&B has no API key",
+            "WANDB_API_KEY or a login on this machine",
+            "run `wandb login`, or keep the runs on disk with tracking=wandb_offline",
+        )
 
-    if os.environ.get("WANDB_API_KEY") or _stored_key(wandb):
-        return
-    raise UserError("W&B has no API key", "WANDB_API_KEY or a login on this machine",
-                    "run `wandb login`, or keep the runs on disk with tracking=wandb_offline")
 
-
-def _stored_key(wandb: Any) -> bool:
-    """Whether `wandb login` was here."""
-    try:
-        return bool(wandb.api.api_key)
-    except Exception:  # a damaged settings or netrc file holds no key
-        return False
+def _has_login() -> bool:
+    """Whether `wandb login` left an entry, which it writes for the user called user."""
+    for path in (os.environ.get("NETRC") or "~/.netrc", "~/_netrc"):
+        with suppress(OSError, netrc.NetrcParseError, RuntimeError):
+            if any(entry[0] == "user" for entry in netrc.netrc(os.path.expanduser(path)).hosts.values()):
+                return True
+    return False
 
 
 class _Sync:
@@ -146,8 +149,11 @@ class _Sync:
         if news.record is not None and news.record.outcome == "finished":
             mark_synced(folder)
         self.num_sent, self.num_points = self.num_sent + 1, self.num_points + sent
-        print(f"{spec.run_id}: {sent} of {len(news.events)} points sent"
-              f"{', and the record' if news.digest else ''}", flush=True)
+        print(
+            f"{spec.run_id}: {sent} of {len(news.events)} points sent"
+            f"{', and the record' if news.digest else ''}",
+            flush=True,
+        )
 
     def _sweep_id(self, spec: RunSpec) -> str:
         """W&B's id for this sweep: registered once, so that its runs are listed under Sweeps, too."""
@@ -159,9 +165,17 @@ class _Sync:
             weights = sorted({cell.cell.prompt_weight for cell in self.session.plan.cells})
             others = sorted({cell.cell.response_weight for cell in self.session.plan.cells})
             known[target] = wandb.sweep(
-                {"name": self.session.plan.name, "method": "grid",
-                 "parameters": {"prompt_weight": {"values": weights}, "response_weight": {"values": others}}},
-                project=spec.config.tracking.project, entity=spec.config.tracking.entity)
+                {
+                    "name": self.session.plan.name,
+                    "method": "grid",
+                    "parameters": {
+                        "prompt_weight": {"values": weights},
+                        "response_weight": {"values": others},
+                    },
+                },
+                project=spec.config.tracking.project,
+                entity=spec.config.tracking.entity,
+            )
             write_json_atomic(path, known)
         return known[target]
 
@@ -177,29 +191,43 @@ class _Sync:
     def _end(self, num_waiting: int) -> int:
         total = len(self.session.plan.runs)
         there = self.num_there + self.num_sent
-        print(f"{there} of {total} runs are on W&B: {self.num_sent} sent now ({self.num_points} points), "
-              f"{self.num_there} were there; {num_waiting} have nothing to send yet or are live")
+        print(
+            f"{there} of {total} runs are on W&B: {self.num_sent} sent now ({self.num_points} points), "
+            f"{self.num_there} were there; {num_waiting} have nothing to send yet or are live"
+        )
         if not self.problems:
             return 0
-        print(f"{len(self.problems)} problems, the last: {self.problems[-1]}\nrun the same line again to go on")
+        print(
+            f"{len(self.problems)} problems, the last: {self.problems[-1]}\nrun the same line again to go on"
+        )
         return 1
 
 
 def news_of(ledger: Ledger, spec: RunSpec) -> News:
     """Steps and end of one run, as the ledger has them now."""
     folder, state = ledger.folder(spec.fingerprint), ledger.status(spec.fingerprint)
-    events: dict[int, dict[str, Any]] = {event["step"]: event for event in EventReader(folder / "events.jsonl").new()}
+    events: dict[int, dict[str, Any]] = {
+        event["step"]: event for event in EventReader(folder / "events.jsonl").new()
+    }
     record, digest = ledger.record(spec.fingerprint), ""
     if record is not None:
         digest = hashlib.sha256((folder / "record.json").read_bytes()).hexdigest()
     elif state.status is Status.FAILED and state.failure is not None:
-        record = RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="failed", failure=state.failure,
-                           stage=spec.config.stage, attempt=state.attempt)
+        record = RunRecord(
+            run_id=spec.run_id,
+            fingerprint=spec.fingerprint,
+            outcome="failed",
+            failure=state.failure,
+            stage=spec.config.stage,
+            attempt=state.attempt,
+        )
         digest = f"failure {state.attempt}"
     return News([events[step] for step in sorted(events)], record, digest)
 
 
-def mirrored_for_sync(spec: RunSpec, asked: Asked, record: RunRecord | None, sweeps: list[str]) -> MirroredRun:
+def mirrored_for_sync(
+    spec: RunSpec, asked: Asked, record: RunRecord | None, sweeps: list[str]
+) -> MirroredRun:
     """The run as its worker would have mirrored it; the group is the first sweep's that sent it."""
     commit = record.environment.get("git_commit") if record is not None else None
     identities = {"model_identity": spec.model_identity, "dataset_identity": spec.dataset_identity}
@@ -210,14 +238,24 @@ def mirrored_for_sync(spec: RunSpec, asked: Asked, record: RunRecord | None, swe
 
 def upload(mirrored: MirroredRun, news: News, scratch: Path, **settings: Any) -> tuple[int, str]:
     """Send what the server hasn't; how many points that were, and the run's path on the server."""
-    run = start_run(mirrored, scratch, "online", finish_timeout=120.0, x_disable_stats=True,
-                    x_skip_transaction_log=True, **settings)
+    run = start_run(
+        mirrored,
+        scratch,
+        "online",
+        finish_timeout=120.0,
+        x_disable_stats=True,
+        x_skip_transaction_log=True,
+        **settings,
+    )
     path = f"{run.entity}/{run.project}/{run.id}"  # after the end, asking the run would block
     last = run.starting_step - 1 if run.resumed else 0
     new = [event for event in news.events if event["step"] > last]
     for event in new:
-        run.log({"trainer_step": event["step"], **{key: value for key, value in event.items() if key != "step"}},
-                step=event["step"], commit=True)
+        run.log(
+            {"trainer_step": event["step"], **{key: value for key, value in event.items() if key != "step"}},
+            step=event["step"],
+            commit=True,
+        )
     end_run(run, news.record)
     return len(new), path
 

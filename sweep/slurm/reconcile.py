@@ -76,6 +76,15 @@ def deaths(held: Iterable[Held], queue: Queue, accounting: Mapping[str, tuple[st
     return found
 
 
+def hung(held: Iterable[Held], queue: Queue, hung_s: float) -> list[Held]:
+    """Claims of jobs that run but have been silent for so long: stopped, or cut off from their files.
+
+    Not dead, and so not to be taken over: only the scheduler can end them, by putting the job back into the queue.
+    """
+    return [claim for claim in held if claim.silence_s > hung_s and _is_in(queue, claim.job)
+            and queue[claim.job.key].state == "RUNNING" and queue[claim.job.key].restart == claim.job.restart]
+
+
 def num_lacking(open_runs: Sequence[RunState], batches: Sequence[Batch], queue: Queue, class_name: str, *,
                 max_jobs: int, runs_per_job: int, now: float) -> int:
     """How many more workers a class needs: those in the queue go on until no run is left."""

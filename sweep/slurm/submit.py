@@ -1,12 +1,14 @@
 """Arrays of workers through submitit, in pieces the site allows; the queue's refusals as one line each."""
 
 import contextlib
+import io
 import logging
 import os
 import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sweep.errors import LaunchError
@@ -69,7 +71,7 @@ def submit_workers(folder: SweepFolder, launcher: LauncherConfig, resources: Res
         size = min(most, num_workers)
         batch = new_batch(folder.name, resources.name, size, code.name, launcher.partition or "")
         announce(folder, batch)  # before sbatch: whoever dies in between leaves a name to look for
-        problem = _submit_patiently(folder, launcher, resources, batch, code, trainer, pause_s)
+        problem, job = _submit_patiently(folder, launcher, resources, batch, code, trainer, pause_s)
         if problem and any(words in problem.lower() for words in _QUEUE_IS_FULL):
             if size > 1 and not submitted:
                 most = max(1, size // 2)  # perhaps fewer fit
@@ -78,7 +80,7 @@ def submit_workers(folder: SweepFolder, launcher: LauncherConfig, resources: Res
             break
         if problem:
             raise refusal(problem)
-        submitted.append(batch)
+        submitted.append(replace(batch, job=job))
         num_workers -= size
     return submitted
 
@@ -90,8 +92,8 @@ def refusal(problem: str) -> LaunchError:
 
 
 def _submit_patiently(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, batch: Batch,
-                      code: Path, trainer: str, pause_s: float) -> str:
-    """"" or why it couldn't be submitted. A scheduler that doesn't answer is asked again, ever more slowly."""
+                      code: Path, trainer: str, pause_s: float) -> tuple[str, str]:
+    """"" or why it couldn't be submitted. And the array's number. A silent scheduler is asked again."""
     problem = ""
     for attempt in range(NUM_TRIES):
         try:
@@ -104,10 +106,10 @@ def _submit_patiently(folder: SweepFolder, launcher: LauncherConfig, resources: 
                 time.sleep(pause_s * 2**attempt)
             continue
         write_answer(folder, batch, {"job": job})
-        return ""
+        return "", job
     if not any(words in problem.lower() for words in _TRY_AGAIN):  # else it may have arrived after all
         write_answer(folder, batch, {"refused": problem})
-    return problem
+    return problem, ""
 
 
 def _submit(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, batch: Batch, code: Path,
@@ -125,7 +127,7 @@ def _submit(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceCl
         memory_gb=launcher.memory_gb, launcher_time_min=launcher.time_min, trainer=trainer).to_text()
     executor = submitit.SlurmExecutor(folder=place, python=_quoted(sys.executable))
     executor.update_parameters(**sbatch_parameters(launcher, resources, batch, code))
-    with _clean_environment():
+    with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):  # its errors come back as exceptions
         jobs = executor.map_array(work, [request] * batch.num_tasks)
     return str(jobs[0].job_id).partition("_")[0]
 

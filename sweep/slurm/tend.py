@@ -18,7 +18,7 @@ from sweep.slurm.batches import Batch, batches, folder_of, write_answer
 from sweep.slurm.classes import by_class
 from sweep.slurm.code import freeze
 from sweep.slurm.queue import Queue, call, read_accounting, read_queue
-from sweep.slurm.reconcile import Death, deaths, held_claims, num_lacking, unknown_jobs
+from sweep.slurm.reconcile import Death, Held, deaths, held_claims, hung, num_lacking, unknown_jobs
 from sweep.slurm.submit import submit_workers
 from sweep.spec import Plan, Status
 from sweep.worker import TRAINER
@@ -37,6 +37,7 @@ class Look:
     dead: tuple[Death, ...] = ()
     problem: str = ""
     by_batch: Mapping[str, Batch] = field(default_factory=dict)
+    hung: tuple[Held, ...] = ()
     sent: tuple[Batch, ...] = ()  # by this look
 
     @property
@@ -89,7 +90,8 @@ class Tender:
         dead = deaths(held, queue, accounting, self.launcher.silence_s)
         gone = {death.fingerprint: Status.LOST for death in dead}
         states = {name: replace(state, status=gone.get(name, state.status)) for name, state in states.items()}
-        return replace(found, states=states, dead=tuple(dead))
+        return replace(found, states=states, dead=tuple(dead),
+                       hung=tuple(hung(held, queue, self.launcher.hung_s)))
 
     def tend(self) -> Look:
         """Look, give up dead claims, and submit the workers that lack. Raises LaunchError if the site refuses."""
@@ -101,6 +103,10 @@ class Tender:
         for death in found.dead:
             if self.ledger.give_up(death.fingerprint, death.attempt, death.kind, death.evidence):
                 self.say(f"lost {self.plan.spec(death.fingerprint).run_id} ({death.kind}): {death.evidence}")
+        for claim in found.hung:
+            with contextlib.suppress(LaunchError):
+                call("scontrol", "requeue", claim.job.key)
+                self.say(f"job {claim.job.key} runs but was silent for {claim.silence_s:.0f} s: queued again")
         with self._lock() as is_ours:
             return replace(found, sent=tuple(self._send(found))) if is_ours else found
 
@@ -130,10 +136,10 @@ class Tender:
         found = self.look()
         if found.queue is None:
             raise LaunchError(found.problem)
-        names = sorted({batch.job_name for batch in found.batches
-                        if any(task.batch == batch.batch and task.is_waiting for task in found.queue.values())})
-        if names:
-            call("scancel", "--me", "--state=PENDING", f"--name={','.join(names)}")
+        numbers = sorted({task.key.partition("_")[0] for task in found.queue.values()
+                          if task.is_waiting and task.batch in found.by_batch})
+        if numbers:
+            call("scancel", "--state=PENDING", *numbers)
         return found.num_waiting
 
     def _send(self, found: Look) -> list[Batch]:

@@ -1,18 +1,32 @@
-"""One run and the real W&B client, against a server that is there, misbehaves, dies, or never was."""
+"""One run and the real W&B client, against a server that is there, misbehaves, dies, or never was.
+
+A real run shows what is said; toy runs, mirrored by the same code, show what breakage costs.
+"""
 
 import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from wandb_runs import QUICK, sleep_until_quiet, steps_on_disk, train, train_and_kill
+from commands import run_command
+from toy_mirror import STEP_S, loss_at
+from wandb_runs import (
+    QUICK,
+    SMALL,
+    log_files,
+    server_steps,
+    sleep_until_quiet,
+    steps_on_disk,
+    toy_run,
+    toy_run_killed,
+)
 from wandb_server import API_KEY, WandbServer
 
 from train.tracking_log import num_points
 
 pytestmark = pytest.mark.integration
+CELL = ("objective.prompt_weight=0.5", "objective.response_weight=1", "seed=0")
 
 
 @pytest.fixture
@@ -21,166 +35,196 @@ def server():
         yield running
 
 
-def record_of(output: Path) -> dict:
-    return json.loads((output / "record.json").read_text())
-
-
-def log_files(output: Path) -> list[Path]:
-    return sorted(output.glob("wandb/*run-*/run-*.wandb"))
-
-
-def test_an_online_run_is_arranged_as_by_hand(tmp_path, server):
-    result = train(tmp_path / "run", "tracking=wandb", "tracking.tags=[mine]", **server.variables)
+def test_an_online_run_is_arranged_as_by_hand_and_holds_no_secret(tmp_path, server):
+    output = tmp_path / "run"
+    result = run_command(
+        "train",
+        *CELL,
+        *SMALL,
+        f"output={output}",
+        "tracking=wandb",
+        "tracking.tags=[mine]",
+        **server.variables,
+        MY_TOKEN="hf_shibboleth",
+    )
     assert result.returncode == 0, result.stderr
-    assert "wandb" not in result.stderr.lower(), "W&B doesn't own the console"
-    record = record_of(tmp_path / "run")
+    assert "wandb:" not in result.stdout + result.stderr, "W&B doesn't own the console"
+    record = json.loads((output / "record.json").read_text())
     run = server.store.run(record["fingerprint"])
-    assert "mirror" not in record["environment"]
+    assert "mirror" not in record["environment"], result.stdout
     assert (run.state, run.job_type, run.project) == ("finished", "train", "weight-sweep")
-    assert run.tags == ["embedded", "weighted_instruction_tuning", "mine"], "model and dataset share a name here"
-    assert [row["trainer_step"] for row in run.history] == list(range(1, record["num_steps"] + 1))
-    row = run.history[-1]
-    assert {"train_loss", "train_prompt_nll", "train_response_nll", "learning_rate", "step_tokens_per_s", "memory_gb",
-            "num_tokens"} <= set(row)
-    wanted = {"prompt_weight": 0.5, "response_weight": 1, "ratio": 0.5, "seed": 0, "model": "embedded",
-              "dataset": "embedded", "fingerprint": record["fingerprint"]}
+    assert run.tags == ["embedded", "weighted_instruction_tuning", "mine"], (
+        "model and dataset share a name here"
+    )
+    assert server_steps(server, run.name) == list(range(1, record["num_steps"] + 1))
+    assert {
+        "train_loss",
+        "train_prompt_nll",
+        "train_response_nll",
+        "learning_rate",
+        "step_tokens_per_s",
+        "memory_gb",
+        "num_tokens",
+    } <= set(run.history[-1])
+    wanted = {
+        "prompt_weight": 0.5,
+        "response_weight": 1,
+        "ratio": 0.5,
+        "seed": 0,
+        "model": "embedded",
+        "dataset": "embedded",
+        "fingerprint": record["fingerprint"],
+    }
     assert wanted.items() <= run.values.items()
     assert run.values["recipe"].startswith("full adamw")
     assert len(run.values["git_commit"]) == 40
     assert record["metrics"].items() <= run.summary.items()
-    axes = {item.get("1") or item.get("2"): item for item in run.config["_wandb"]["value"]["m"]}
-    assert {"*", "trainer_step"} <= set(axes), "everything is drawn over our own steps"
+    assert {"2": "*", "5": 2, "6": [1], "7": []} in run.config["_wandb"]["value"]["m"], (
+        "all is drawn over our steps"
+    )
     assert not server.store.unknown
-
-
-def test_no_secret_leaves_or_stays(tmp_path, server):
-    assert train(tmp_path / "run", "tracking=wandb", **server.variables, MY_TOKEN="hf_shibboleth").returncode == 0
-    for body in server.bodies:
-        assert API_KEY.encode() not in body
-        assert b"shibboleth" not in body
-    for path in (tmp_path / "run").rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            assert API_KEY.encode() not in path.read_bytes(), path
-            assert b"shibboleth" not in path.read_bytes(), path
+    files = [path.read_bytes() for path in output.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [
+        content
+        for content in [*server.bodies, *files]
+        if API_KEY.encode() in content or b"shibbol" in content
+    ]
 
 
 def test_a_run_killed_three_times_online_is_one_run_with_one_history(tmp_path, server):
-    output = tmp_path / "run"
     for _ in range(3):
-        train_and_kill(output, 25, "tracking=wandb", **server.variables)
-    assert train(output, "LONG", "tracking=wandb", **server.variables).returncode == 0
+        toy_run_killed(tmp_path, "wandb", 25, **server.variables)
+    record, _ = toy_run(tmp_path, "wandb", 100, **server.variables)
     sleep_until_quiet(server)
-    record = record_of(output)
-    run = server.store.run(record["fingerprint"])
     assert len(server.store.creations) == 1
-    assert [row["trainer_step"] for row in run.history] == list(range(1, record["num_steps"] + 1))
+    assert server_steps(server, record["fingerprint"]) == list(range(1, 101)) == steps_on_disk(tmp_path)
+    run = server.store.run(record["fingerprint"])
     assert run.state == "finished"
-    losses = [json.loads(line)["train_loss"] for line in (output / "events.jsonl").read_text().splitlines()]
-    assert [row["train_loss"] for row in run.history] == losses
+    assert [row["train_loss"] for row in run.history] == [loss_at(0, step) for step in range(1, 101)]
+
+
+def test_a_server_that_dies_gets_the_rest_from_the_attempt_after_it_came_back(tmp_path, server):
+    toy_run_killed(tmp_path, "wandb", 20, **server.variables)
+    server.die()
+    toy_run_killed(tmp_path, "wandb", 20, **server.variables)
+    server.live()
+    record, _ = toy_run(tmp_path, "wandb", 70, **server.variables)
+    sleep_until_quiet(server)
+    assert server_steps(server, record["fingerprint"]) == list(range(1, 71))
 
 
 def test_a_sigkill_costs_an_offline_log_at_most_a_second_and_the_next_attempt_holds_all(tmp_path):
-    output = tmp_path / "run"
-    train_and_kill(output, 60, "tracking=wandb_offline", "train.checkpoint_every_s=1000")
-    killed = steps_on_disk(output)
-    events = [json.loads(line) for line in (output / "events.jsonl").read_text().split("\n")[:-1]]
-    seconds_per_step = [event["num_tokens"] / event["step_tokens_per_s"] for event in events]
-    (log,) = log_files(output)
-    missing = len(killed) - num_points(log)
-    assert sum(seconds_per_step[len(killed) - missing :]) <= 1.3, "1 s, and what this machine's load adds"
-    assert train(output, "LONG", "tracking=wandb_offline").returncode == 0
-    latest = log_files(output)[-1]
-    assert num_points(latest) == record_of(output)["num_steps"]
-    assert [path.with_name(f"{path.name}.synced").exists() for path in log_files(output)] == [True, False]
-    shown = subprocess.run([sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(latest.parent)],
-                           text=True, capture_output=True, timeout=120)
-    assert "validation_response_nll" in shown.stdout, shown.stderr
+    toy_run_killed(tmp_path, "wandb_offline", 100)
+    (log,) = log_files(tmp_path)
+    missing = len(steps_on_disk(tmp_path)) - num_points(log)
+    assert missing * STEP_S <= 1.3, "1 s, and what the load of this machine adds"
+    toy_run(tmp_path, "wandb_offline", 150)
+    first, second = log_files(tmp_path)
+    assert num_points(second) == 150
+    assert first.with_name(f"{first.name}.synced").exists(), "wandb sync must not send the overlap"
+    assert not second.with_name(f"{second.name}.synced").exists()
+    shown = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(second.parent)],
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert "validation_exact_answer" in shown.stdout, shown.stderr
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "drop", "garbage", "stall"])
 def test_a_server_that_misbehaves_from_the_start_costs_only_the_mirror(tmp_path, server, fault):
     with server.failing(fault):
-        started = time.monotonic()
-        result = train(tmp_path / "run", "tracking=wandb", **server.variables, **QUICK)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert time.monotonic() - started < 60
-    (said,) = [line for line in result.stdout.splitlines() if "training goes on without it" in line]
-    assert "W&B" in said
-    record = record_of(tmp_path / "run")
-    assert num_points(log_files(tmp_path / "run")[-1]) == record["num_steps"], "the data is on disk"
+        record, said = toy_run(tmp_path, "wandb", 30, **server.variables, **QUICK)
+    (line,) = [line for line in said.splitlines() if "training goes on without it" in line]
+    assert "W&B" in line
+    (log,) = [path for path in log_files(tmp_path) if "offline-run" in str(path)]
+    assert num_points(log) == record["num_steps"], "the data is on disk"
 
 
-def test_a_server_that_stalls_in_the_middle_is_named_and_not_waited_for(tmp_path, server):
+def test_a_server_that_stalls_in_the_middle_is_named_and_hardly_waited_for(tmp_path, server):
+    started = time.monotonic()
     with server.failing(lambda what: "stall" if what == "file_stream" else None):
-        result = train(tmp_path / "run", "tracking=wandb", **server.variables, **QUICK)
-    assert result.returncode == 0, result.stdout + result.stderr
-    record = record_of(tmp_path / "run")
+        record, said = toy_run(tmp_path, "wandb", 30, **server.variables)
+    assert time.monotonic() - started < 40
     assert "did not take everything" in record["environment"]["mirror"]
-    assert record["environment"]["mirror"] in result.stdout
-    assert num_points(log_files(tmp_path / "run")[-1]) == record["num_steps"]
+    assert record["environment"]["mirror"] in said
+    assert num_points(log_files(tmp_path)[-1]) == record["num_steps"]
 
 
-def test_a_server_that_dies_and_comes_back_gets_the_rest_from_the_next_attempt(tmp_path, server):
-    output = tmp_path / "run"
-    train_and_kill(output, 20, "tracking=wandb", **server.variables)
-    server.die()
-    train_and_kill(output, 20, "tracking=wandb", **server.variables)
-    server.live()
-    assert train(output, "LONG", "tracking=wandb", **server.variables).returncode == 0
-    sleep_until_quiet(server)
-    record = record_of(output)
-    steps = [row["trainer_step"] for row in server.store.run(record["fingerprint"]).history]
-    assert steps == list(range(1, record["num_steps"] + 1))
+@pytest.mark.parametrize(
+    ("fault", "home", "line"),
+    [
+        ("", True, "run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline"),
+        ("entity", False, "correct tracking.entity"),
+        ("deleted", False, "was deleted in the default entity/weight-sweep, and W&B never takes an id again"),
+    ],
+)
+def test_a_mistake_is_one_line_and_the_run_goes_on(tmp_path, server, fault, home, line):
+    if fault == "entity":
+        server.store.entities.clear()
+    elif fault == "deleted":
+        server.store.deleted.add(toy_run(tmp_path / "first", "wandb_offline", 1)[0]["fingerprint"])
+    variables = {**server.variables, **({"HOME": str(tmp_path), "WANDB_API_KEY": ""} if home else {})}
+    record, said = toy_run(tmp_path / "run", "wandb", 5, **variables)
+    (found,) = [text for text in said.splitlines() if "training goes on without it" in text]
+    assert line in found
+    assert num_points(log_files(tmp_path / "run")[-1]) == record["num_steps"] == 5
 
 
-@pytest.mark.parametrize(("arguments", "variables", "line"), [
-    ((), {"WANDB_API_KEY": "", "HOME": "HOME"}, "run `wandb login` or set WANDB_API_KEY"),
-    (("tracking.entity=nobody",), {}, "no entity nobody that takes runs of yours"),
-])
-def test_a_mistake_is_one_line_and_the_run_goes_on(tmp_path, server, arguments, variables, line):
-    variables = {**server.variables, **variables, **({"HOME": str(tmp_path)} if "HOME" in variables else {})}
-    result = train(tmp_path / "run", "tracking=wandb", *arguments, **variables)
-    assert result.returncode == 0, result.stderr
-    (said,) = [text for text in result.stdout.splitlines() if "training goes on without it" in text]
-    assert line in said
-
-
-def test_a_run_id_deleted_on_the_server_is_one_line(tmp_path, server):
-    assert train(tmp_path / "run", "tracking=wandb", **server.variables).returncode == 0
-    server.store.delete(record_of(tmp_path / "run")["fingerprint"])
-    result = train(tmp_path / "again", "tracking=wandb", **server.variables)
-    assert result.returncode == 0
-    assert "was deleted in the default entity/weight-sweep, and W&B never takes an id again" in result.stdout
-
-
-def test_a_project_name_that_wandb_refuses_is_a_mistake_in_the_input(tmp_path):
-    result = train(tmp_path / "run", "tracking=wandb_offline", "tracking.project=a%b")
-    assert result.returncode == 2
+def test_mistakes_that_are_seen_at_once_start_nothing(tmp_path):
+    result = run_command(
+        "sweep", "+grid=smoke_2x2", f"root={tmp_path}", "tracking=wandb_offline", "tracking.project=a%b"
+    )
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
     assert "tracking.project='a%b' is no name for a W&B project" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    result = run_command("sweep", "+grid=smoke_2x2", f"root={tmp_path}", "tracking=wandb", HOME=str(tmp_path))
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert "`wandb login`" in result.stderr
+    assert not list(tmp_path.glob("**/record.json"))
 
 
 def test_a_full_disk_in_wandb_dir_costs_named_points_and_no_run(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("a small file system can't be mounted here: not root, or no mount")
     try:
-        result = train(tmp_path / "run", "LONG", "dataset.num_train_rows=800", "tracking=wandb_offline",
-                       WANDB_DIR=str(disk))
-        assert result.returncode == 0, result.stderr
-        record = record_of(tmp_path / "run")
-        assert f"of {record['num_steps']} points did not reach {disk}" in record["environment"]["mirror"]
+        record, said = toy_run(tmp_path / "run", "wandb_offline", 300, WANDB_DIR=str(disk))
+        assert f"of 300 points did not reach {disk}" in record["environment"]["mirror"]
         assert "the disk is full" in record["environment"]["mirror"]
-        assert record["environment"]["mirror"] in result.stdout
-        assert steps_on_disk(tmp_path / "run") == list(range(1, record["num_steps"] + 1))
+        assert record["environment"]["mirror"] in said
+        assert steps_on_disk(tmp_path / "run") == list(range(1, 301))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_folder_that_can_not_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    result = train(tmp_path / "run", "tracking=wandb_offline", WANDB_DIR=str(tmp_path / "file"))
-    assert result.returncode == 0, result.stderr
-    assert "W&B could not start" in record_of(tmp_path / "run")["environment"]["mirror"]
+    record, _ = toy_run(tmp_path / "run", "wandb_offline", 3, WANDB_DIR=str(tmp_path / "file"))
+    assert "W&B could not start" in record["environment"]["mirror"]
+
+
+def test_a_trackio_run_goes_on_where_it_was(tmp_path):
+    pytest.importorskip("trackio", reason="trackio is not installed: pip install 'weight-sweep[dash]'")
+    toy_run_killed(tmp_path / "run", "trackio", 60, TRACKIO_DIR=str(tmp_path / "trackio"))
+    record, _ = toy_run(tmp_path / "run", "trackio", 70, TRACKIO_DIR=str(tmp_path / "trackio"))
+    assert record["environment"] == {}
+    code = (
+        "import json; from trackio.sqlite_storage import SQLiteStorage as s; "
+        f"print(json.dumps(s.get_logs('weight-sweep', '{record['run_id']}')))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"TRACKIO_DIR": str(tmp_path / "trackio"), "PATH": ""},
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    rows = json.loads(shown.stdout.splitlines()[-1])
+    steps = [row["trainer_step"] for row in rows if "train_loss" in row]
+    assert steps == list(range(1, 71)), shown.stderr
+    assert rows[-1]["validation_exact_answer"] == 0.25

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from toy_sweep import toy_plan
+
 from sweep.arguments import Arguments
 from sweep.asked import asked_of
 from sweep.commands import syncing
@@ -21,7 +23,6 @@ from sweep.ledger import Ledger
 from sweep.show import make_view
 from sweep.spec import Plan, RunSpec
 from sweep.worker import GivenBack
-from toy_sweep import toy_plan
 from train.record import RunRecord
 from train.tracking import start_tracker
 from train.tracking_values import Asked, mirrored_run
@@ -33,8 +34,15 @@ NAMES = {"model_identity": "m", "dataset_identity": "d"}
 def mirrored_plan(num_runs: int, mode: str = "wandb") -> Plan:
     """The toy sweep, tracked."""
     plan = toy_plan(num_runs)
-    runs = tuple(dataclasses.replace(spec, config=dataclasses.replace(
-        spec.config, tracking=dataclasses.replace(spec.config.tracking, mode=mode))) for spec in plan.runs)
+    runs = tuple(
+        dataclasses.replace(
+            spec,
+            config=dataclasses.replace(
+                spec.config, tracking=dataclasses.replace(spec.config.tracking, mode=mode)
+            ),
+        )
+        for spec in plan.runs
+    )
     return dataclasses.replace(plan, runs=runs)
 
 
@@ -43,7 +51,9 @@ def loss_at(seed: int, step: int) -> float:
     return 1 / (step + seed / 10)
 
 
-def train(spec: RunSpec, folder: Path, attempt: int, should_stop, on_progress, asked: Asked, num_steps: int) -> RunRecord:
+def train(
+    spec: RunSpec, folder: Path, attempt: int, should_stop, on_progress, asked: Asked, num_steps: int
+) -> RunRecord:
     """Steps from the checkpoint on; events.jsonl is cut back to it first, as `train.loop` does."""
     mirrored = mirrored_run(spec.config, spec.run_id, spec.fingerprint, NAMES, None, asked)
     tracker = start_tracker(spec.config, mirrored, folder)
@@ -62,14 +72,22 @@ def train(spec: RunSpec, folder: Path, attempt: int, should_stop, on_progress, a
             if should_stop():
                 tracker.finish(None)
                 raise GivenBack
-    record = RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="finished", stage="sft",
-                       num_steps=num_steps, metrics={"validation_exact_answer": 0.25}, attempt=attempt)
+    record = RunRecord(
+        run_id=spec.run_id,
+        fingerprint=spec.fingerprint,
+        outcome="finished",
+        stage="sft",
+        num_steps=num_steps,
+        metrics={"validation_exact_answer": 0.25},
+        attempt=attempt,
+    )
     lost = tracker.finish(record)
     return dataclasses.replace(record, environment={"mirror": lost} if lost else {})
 
 
 def make_trainer(root: str):
     """What a worker calls."""
+
     def run_one(spec, *, folder, attempt, should_stop, on_progress):
         return train(spec, folder, attempt, should_stop, on_progress, asked_of(root, spec), NUM_STEPS)
 
@@ -90,7 +108,9 @@ def run_sweep(root: Path, num_runs: int) -> None:
     folder = SweepFolder(root, plan.name)
     folder.write_plan(plan)
     view = make_view(ledger)
-    launch = Launch(root=str(root), sweep=plan.name, num_slots=2, trainer="toy_mirror:make_trainer", max_attempts=9)
+    launch = Launch(
+        root=str(root), sweep=plan.name, num_slots=2, trainer="toy_mirror:make_trainer", max_attempts=9
+    )
     with Interrupts().listening() as interrupts:
         Controller(plan, ledger, folder, launch, view, interrupts, poll_s=0.1).run()
     view.close()

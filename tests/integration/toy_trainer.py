@@ -16,7 +16,7 @@ from train.files import read_json, write_json_atomic
 from train.record import RunRecord
 
 NUM_STEPS = 20
-STEP_S = 0.02
+STEP_S = float(os.environ.get("TOY_STEP_S", "0.02"))
 
 
 def make_trainer(root: str) -> RunOne:

@@ -14,7 +14,7 @@ ENTITY = "local"
 HISTORY = "wandb-history.jsonl"
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a failure of the server
+class Refused(Exception):
     """An answer that isn't data: HTTP status and message."""
 
     def __init__(self, message: str, status: int = 200) -> None:
@@ -41,6 +41,7 @@ class Run:
     lines: dict[str, dict[int, str]] = field(default_factory=dict)
     state: str = "running"
     exit_code: int | None = None
+    is_preempting: bool = False
     created: float = field(default_factory=time.time)
 
     @property
@@ -101,11 +102,22 @@ class Graphql:
 
     def __init__(self, store: Store, base_url: str) -> None:
         self.store, self.base_url = store, base_url
-        self.handlers = {name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")}
-        aliases = {"GetViewer": "Viewer", "GetDefaultEntity": "Viewer", "LightweightRuns": "Runs", "GetRuns": "Runs",
-                   "upsertView": "UpsertView2", "UpsertView": "UpsertView2", "HistoryPage": "RunFullHistory",
-                   "SampledHistoryPage": "RunFullHistory", "RunSampledHistory": "RunFullHistory", "GetRun": "Run",
-                   "LightweightRun": "Run"}
+        self.handlers = {
+            name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
+        }
+        aliases = {
+            "GetViewer": "Viewer",
+            "GetDefaultEntity": "Viewer",
+            "LightweightRuns": "Runs",
+            "GetRuns": "Runs",
+            "upsertView": "UpsertView2",
+            "UpsertView": "UpsertView2",
+            "HistoryPage": "RunFullHistory",
+            "SampledHistoryPage": "RunFullHistory",
+            "RunSampledHistory": "RunFullHistory",
+            "GetRun": "Run",
+            "LightweightRun": "Run",
+        }
         self.handlers.update({alias: self.handlers[name] for alias, name in aliases.items()})
 
     def answer(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -116,9 +128,20 @@ class Graphql:
         return self.handlers[operation](variables)
 
     def on_Viewer(self, v):
-        return {"viewer": {"id": encoded("User:1"), "entity": ENTITY, "username": ENTITY, "email": "x@localhost",
-                           "flags": "{}", "admin": False, "name": ENTITY, "deletedAt": None,
-                           "teams": {"edges": [{"node": {"name": ENTITY}}]}, "apiKeys": {"edges": []}}}
+        return {
+            "viewer": {
+                "id": encoded("User:1"),
+                "entity": ENTITY,
+                "username": ENTITY,
+                "email": "x@localhost",
+                "flags": "{}",
+                "admin": False,
+                "name": ENTITY,
+                "deletedAt": None,
+                "teams": {"edges": [{"node": {"name": ENTITY}}]},
+                "apiKeys": {"edges": []},
+            }
+        }
 
     def on_UpsertBucket(self, v):
         if v.get("id") and not v.get("name"):
@@ -127,8 +150,16 @@ class Graphql:
                 raise Refused("no such run", 404)
         else:
             run, inserted = self._run_to_write(v)
-        for key, name in {"displayName": "display_name", "groupName": "group", "jobType": "job_type", "notes": "notes",
-                          "tags": "tags", "sweep": "sweep", "commit": "commit", "state": "state"}.items():
+        for key, name in {
+            "displayName": "display_name",
+            "groupName": "group",
+            "jobType": "job_type",
+            "notes": "notes",
+            "tags": "tags",
+            "sweep": "sweep",
+            "commit": "commit",
+            "state": "state",
+        }.items():
             if v.get(key) is not None:
                 setattr(run, name, v[key])
         if v.get("config"):
@@ -142,45 +173,98 @@ class Graphql:
         if entity not in self.store.entities:
             raise Refused(f"entity {entity} not found during upsertBucket", 404)
         if name in self.store.deleted:
-            raise Refused(f"run {entity}/{project}/{name} was previously created and deleted; try a new run name", 409)
+            raise Refused(
+                f"run {entity}/{project}/{name} was previously created and deleted; try a new run name", 409
+            )
         inserted = (entity, project, name) not in self.store.runs
         if inserted:
             self.store.creations.append(time.monotonic())
         return self.store.runs.setdefault((entity, project, name), Run(entity, project, name)), inserted
 
     def _bucket(self, run: Run) -> dict[str, Any]:
-        return {"id": run.id, "name": run.name, "displayName": run.display_name, "description": None,
-                "config": json.dumps(run.config), "sweepName": run.sweep, "historyLineCount": run.count(HISTORY),
-                "project": {"id": encoded(run.project), "name": run.project,
-                            "entity": {"id": encoded(run.entity), "name": run.entity}}}
+        return {
+            "id": run.id,
+            "name": run.name,
+            "displayName": run.display_name,
+            "description": None,
+            "config": json.dumps(run.config),
+            "sweepName": run.sweep,
+            "historyLineCount": run.count(HISTORY),
+            "project": {
+                "id": encoded(run.project),
+                "name": run.project,
+                "entity": {"id": encoded(run.entity), "name": run.entity},
+            },
+        }
 
     def on_RunResumeStatus(self, v):
         entity, project = v.get("entity") or ENTITY, v.get("project") or "uncategorized"
         run = self.store.runs.get((entity, project, v.get("name")))
         telemetry = {} if run is None else run.config.get("_wandb", {}).get("value", {}).get("t", {})
-        bucket = None if run is None else {
-            "id": run.id, "name": run.name, "summaryMetrics": json.dumps(run.summary), "displayName": run.display_name,
-            "logLineCount": run.count("output.log"), "historyLineCount": run.count(HISTORY),
-            "eventsLineCount": run.count("wandb-events.jsonl"), "historyTail": run.tail(HISTORY),
-            "eventsTail": run.tail("wandb-events.jsonl"), "config": json.dumps(run.config), "tags": run.tags,
-            "notes": run.notes, "wandbConfig": json.dumps({"t": telemetry})}
-        return {"model": {"id": encoded(project), "name": project, "entity": {"id": encoded(entity), "name": entity},
-                          "bucket": bucket}}
+        bucket = (
+            None
+            if run is None
+            else {
+                "id": run.id,
+                "name": run.name,
+                "summaryMetrics": json.dumps(run.summary),
+                "displayName": run.display_name,
+                "logLineCount": run.count("output.log"),
+                "historyLineCount": run.count(HISTORY),
+                "eventsLineCount": run.count("wandb-events.jsonl"),
+                "historyTail": run.tail(HISTORY),
+                "eventsTail": run.tail("wandb-events.jsonl"),
+                "config": json.dumps(run.config),
+                "tags": run.tags,
+                "notes": run.notes,
+                "wandbConfig": json.dumps({"t": telemetry}),
+            }
+        )
+        return {
+            "model": {
+                "id": encoded(project),
+                "name": project,
+                "entity": {"id": encoded(entity), "name": entity},
+                "bucket": bucket,
+            }
+        }
 
     def on_CreateRunFiles(self, v):
         base = f"{self.base_url}/upload/{v.get('entity')}/{v.get('project')}/{v.get('run')}/"
-        return {"createRunFiles": {"runID": "x", "uploadHeaders": [],
-                                   "files": [{"name": name, "uploadUrl": base + name} for name in v.get("files", [])]}}
+        return {
+            "createRunFiles": {
+                "runID": "x",
+                "uploadHeaders": [],
+                "files": [{"name": name, "uploadUrl": base + name} for name in v.get("files", [])],
+            }
+        }
 
     def _node(self, run: Run) -> dict[str, Any]:
         last = run.history[-1]["_step"] if run.history else -1
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(run.created))
-        return {"id": run.id, "tags": run.tags, "name": run.name, "displayName": run.display_name, "sweepName": run.sweep,
-                "state": run.state, "config": json.dumps(run.config), "group": run.group, "jobType": run.job_type,
-                "commit": run.commit, "readOnly": False, "createdAt": created, "heartbeatAt": created,
-                "description": None, "notes": run.notes, "systemMetrics": "{}", "summaryMetrics": json.dumps(run.summary),
-                "historyLineCount": run.count(HISTORY), "user": {"name": ENTITY, "username": ENTITY},
-                "historyKeys": {"keys": {}, "lastStep": last, "sets": []}, "projectId": "1"}
+        return {
+            "id": run.id,
+            "tags": run.tags,
+            "name": run.name,
+            "displayName": run.display_name,
+            "sweepName": run.sweep,
+            "state": run.state,
+            "config": json.dumps(run.config),
+            "group": run.group,
+            "jobType": run.job_type,
+            "commit": run.commit,
+            "readOnly": False,
+            "createdAt": created,
+            "heartbeatAt": created,
+            "description": None,
+            "notes": run.notes,
+            "systemMetrics": "{}",
+            "summaryMetrics": json.dumps(run.summary),
+            "historyLineCount": run.count(HISTORY),
+            "user": {"name": ENTITY, "username": ENTITY},
+            "historyKeys": {"keys": {}, "lastStep": last, "sets": []},
+            "projectId": "1",
+        }
 
     def on_Run(self, v):
         run = self.store.runs.get((v["entity"], v["project"], v["name"]))
@@ -193,11 +277,20 @@ class Graphql:
         if not any(key[:2] == (v["entity"], v["project"]) for key in self.store.runs):
             return {"project": None}
         wanted = json.loads(v.get("filters") or "{}")
-        found = [run for key, run in self.store.runs.items()
-                 if key[:2] == (v["entity"], v["project"]) and matches(run, wanted)]
+        found = [
+            run
+            for key, run in self.store.runs.items()
+            if key[:2] == (v["entity"], v["project"]) and matches(run, wanted)
+        ]
         edges = [{"node": self._node(run), "cursor": str(index)} for index, run in enumerate(found)]
-        return {"project": {"internalId": "1", "runCount": len(found), "readOnly": False,
-                            "runs": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}}
+        return {
+            "project": {
+                "internalId": "1",
+                "runCount": len(found),
+                "readOnly": False,
+                "runs": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}},
+            }
+        }
 
     def on_RunFullHistory(self, v):
         run = self.store.runs[v["entity"], v["project"], v.get("name") or v.get("run")]
@@ -207,23 +300,51 @@ class Graphql:
     def on_CreateArtifact(self, v):
         name = encoded(f"Artifact:{len(self.store.artifacts) + 1}")
         self.store.artifacts[name] = {**v["input"], "files": {}}
-        return {"createArtifact": {"artifact": {"id": name, "state": "PENDING",
-                                                "artifactSequence": {"latestArtifact": None}}}}
+        return {
+            "createArtifact": {
+                "artifact": {"id": name, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+            }
+        }
 
     def on_CreateArtifactManifest(self, v):
         url = f"{self.base_url}/upload/artifacts/{v['artifactID']}/{v['name']}"
-        return {"createArtifactManifest": {"artifactManifest": {
-            "id": encoded("Manifest"), "file": {"id": encoded("f"), "uploadHeaders": [], "uploadUrl": url}}}}
+        return {
+            "createArtifactManifest": {
+                "artifactManifest": {
+                    "id": encoded("Manifest"),
+                    "file": {"id": encoded("f"), "uploadHeaders": [], "uploadUrl": url},
+                }
+            }
+        }
 
     def on_UpdateArtifactManifest(self, v):
-        return {"updateArtifactManifest": {"artifactManifest": {"id": encoded("Manifest"), "file": {
-            "id": encoded("f"), "uploadHeaders": [], "uploadUrl": f"{self.base_url}/upload/artifacts/manifest.json"}}}}
+        return {
+            "updateArtifactManifest": {
+                "artifactManifest": {
+                    "id": encoded("Manifest"),
+                    "file": {
+                        "id": encoded("f"),
+                        "uploadHeaders": [],
+                        "uploadUrl": f"{self.base_url}/upload/artifacts/manifest.json",
+                    },
+                }
+            }
+        }
 
     def on_CreateArtifactFiles(self, v):
         specs = v.get("artifactFiles") or v["input"]["artifactFiles"]
-        edges = [{"node": {"storagePath": "sp/" + spec["name"], "uploadHeaders": [], "uploadMultipartUrls": None,
-                           "uploadUrl": f"{self.base_url}/upload/artifacts/{spec['artifactID']}/{spec['name']}",
-                           "artifact": {"id": spec["artifactID"]}}} for spec in specs]
+        edges = [
+            {
+                "node": {
+                    "storagePath": "sp/" + spec["name"],
+                    "uploadHeaders": [],
+                    "uploadMultipartUrls": None,
+                    "uploadUrl": f"{self.base_url}/upload/artifacts/{spec['artifactID']}/{spec['name']}",
+                    "artifact": {"id": spec["artifactID"]},
+                }
+            }
+            for spec in specs
+        ]
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
     def on_CommitArtifact(self, v):
@@ -233,8 +354,11 @@ class Graphql:
     def on_UpsertSweep(self, v):
         name = v.get("id") or f"sw{len(self.store.sweeps) + 1}"
         self.store.sweeps[name] = v
-        project = {"id": encoded("P"), "name": v.get("projectName"),
-                   "entity": {"id": encoded("E"), "name": v.get("entityName") or ENTITY}}
+        project = {
+            "id": encoded("P"),
+            "name": v.get("projectName"),
+            "entity": {"id": encoded("E"), "name": v.get("entityName") or ENTITY},
+        }
         return {"upsertSweep": {"sweep": {"name": name, "project": project}, "configValidationWarnings": []}}
 
     def on_UpsertView2(self, v):
@@ -244,11 +368,19 @@ class Graphql:
         return {"upsertView": {"view": self._view(self.store.views[name]), "inserted": inserted}}
 
     def _view(self, view) -> dict[str, Any]:
-        return {"id": view["id"], "name": view.get("name"), "displayName": view.get("displayName"),
-                "type": view.get("type"), "description": view.get("description") or "", "spec": view.get("spec"),
-                "locked": False, "updatedAt": "2026-01-01T00:00:00Z", "createdAt": "2026-01-01T00:00:00Z",
-                "project": {"name": view.get("projectName"), "entityName": view.get("entityName"), "id": "x"},
-                "user": {"username": ENTITY, "photoUrl": None, "name": ENTITY}}
+        return {
+            "id": view["id"],
+            "name": view.get("name"),
+            "displayName": view.get("displayName"),
+            "type": view.get("type"),
+            "description": view.get("description") or "",
+            "spec": view.get("spec"),
+            "locked": False,
+            "updatedAt": "2026-01-01T00:00:00Z",
+            "createdAt": "2026-01-01T00:00:00Z",
+            "project": {"name": view.get("projectName"), "entityName": view.get("entityName"), "id": "x"},
+            "user": {"username": ENTITY, "photoUrl": None, "name": ENTITY},
+        }
 
     def on_CreateCustomChart(self, v):
         self.store.charts.append(v)
@@ -256,11 +388,26 @@ class Graphql:
 
     def on_GetProjects(self, v):
         names = sorted({key[1] for key in self.store.runs})
-        edges = [{"node": {"__typename": "Project", "id": encoded(name), "name": name, "entityName": ENTITY,
-                           "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False,
-                           "user": self.on_Viewer(v)["viewer"]}} for name in names]
-        return {"models": {"pageInfo": {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False},
-                           "edges": edges}}
+        edges = [
+            {
+                "node": {
+                    "__typename": "Project",
+                    "id": encoded(name),
+                    "name": name,
+                    "entityName": ENTITY,
+                    "createdAt": "2026-01-01T00:00:00Z",
+                    "isBenchmark": False,
+                    "user": self.on_Viewer(v)["viewer"],
+                }
+            }
+            for name in names
+        ]
+        return {
+            "models": {
+                "pageInfo": {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False},
+                "edges": edges,
+            }
+        }
 
     def on_UpsertModel(self, v):
         return {"upsertModel": {"project": {"id": encoded("P"), "name": v.get("name")}, "inserted": True}}
@@ -269,10 +416,14 @@ class Graphql:
         return {"project": {"id": encoded("P"), "internalId": "1"}}
 
     def on_GetProject(self, v):
-        return {"project": {"id": encoded("P"), "internalId": "1", "name": v.get("name"), "entityName": ENTITY}}
+        return {
+            "project": {"id": encoded("P"), "internalId": "1", "name": v.get("name"), "entityName": ENTITY}
+        }
 
     def on_ServerInfo(self, v):
-        return {"serverInfo": {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": None}}
+        return {
+            "serverInfo": {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": None}
+        }
 
     def on_ServerFeaturesQuery(self, v):
         return {"serverInfo": {"features": []}}

@@ -1,4 +1,4 @@
-"""Small sweeps and runs of the embedded experiment for the tests of mirrors, and what their ledger says."""
+"""Toy runs, small real sweeps, and what ledger, disk and server say of them: for the tests of mirrors."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from commands import PROJECT, run_command
@@ -14,27 +15,80 @@ from wandb_server import WandbServer, wait_until
 from sweep.folder import SweepFolder
 from sweep.ledger import Ledger
 
-SMALL = ("dataset.num_train_rows=64", "dataset.num_validation_rows=16", "dataset.num_test_rows=16",
-         "dataset.num_robustness_rows=0", "train.epochs=1", "eval.max_new_tokens=4")
-LONG = ("dataset.num_train_rows=2400", *SMALL[1:], "train.checkpoint_every_s=0.2")
-CELL = ("objective.prompt_weight=0.5", "objective.response_weight=1", "seed=0")
-QUICK = {"WANDB_INIT_TIMEOUT": "3", "WANDB_SILENT": "true"}
+HERE = Path(__file__).parent
+SMALL = (
+    "dataset.num_train_rows=64",
+    "dataset.num_validation_rows=16",
+    "dataset.num_test_rows=16",
+    "dataset.num_robustness_rows=0",
+    "train.epochs=1",
+    "eval.max_new_tokens=4",
+)
+QUICK = {"WANDB_INIT_TIMEOUT": "3"}
 
 
 def sweep(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """python -m sweep on the three corners of smoke_2x2, in one worker."""
-    return run_command("sweep", "+grid=smoke_2x2", f"root={root}", "launcher.slots=1", *SMALL, *arguments, **variables)
+    return run_command(
+        "sweep", "+grid=smoke_2x2", f"root={root}", "launcher.slots=1", *SMALL, *arguments, **variables
+    )
 
 
 def analyse(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """python -m analysis of the same sweep."""
-    return run_command("analysis", "+grid=smoke_2x2", f"root={root}", *SMALL, *arguments, **variables)
+    return run_command(
+        "analysis", "+grid=smoke_2x2", f"root={root}", "launcher.slots=1", *SMALL, *arguments, **variables
+    )
 
 
-def train(output: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """python -m train of one small cell."""
-    return run_command("train", *CELL, f"output={output}", *(SMALL if "LONG" not in arguments else LONG),
-                       *(word for word in arguments if word != "LONG"), **variables)
+def toy_environment(**variables: str) -> dict[str, str]:
+    """For toy_mirror.py, in whatever folder."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{PROJECT}{os.pathsep}{HERE}", **variables}
+
+
+def toy(*words: str | Path, timeout_s: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+    """python toy_mirror.py; it must succeed or exit by itself."""
+    return subprocess.run(
+        [sys.executable, str(HERE / "toy_mirror.py"), *map(str, words)],
+        text=True,
+        cwd=HERE,
+        env=toy_environment(**variables),
+        capture_output=True,
+        timeout=timeout_s,
+    )
+
+
+def toy_run(folder: Path, mode: str, num_steps: int = 30, **variables: str) -> tuple[dict, str]:
+    """The record and the output of one toy run."""
+    result = toy("run", folder, str(num_steps), mode, **variables)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads((folder / "record.json").read_text()), result.stdout + result.stderr
+
+
+def toy_run_killed(folder: Path, mode: str, num_steps: int, **variables: str) -> None:
+    """Start a long toy run and SIGKILL it once it has done so many steps more than its checkpoint."""
+    checkpoint = folder / "toy_checkpoint"
+    before = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    command = [sys.executable, str(HERE / "toy_mirror.py"), "run", str(folder), "1000", mode]
+    process = subprocess.Popen(command, cwd=HERE, env=toy_environment(**variables))
+    try:
+        assert wait_until(
+            lambda: process.poll() is None and last_written(folder, process) >= before + num_steps, 60
+        )
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def last_written(folder: Path, process: subprocess.Popen) -> int:
+    """The last step, once this attempt has cut the file of the one before."""
+    path = folder / "events.jsonl"
+    started = (
+        Path(f"/proc/{process.pid}").stat().st_mtime if Path(f"/proc/{process.pid}").exists() else time.time()
+    )
+    if not path.exists() or path.stat().st_mtime < started:
+        return 0
+    return max(steps_on_disk(folder), default=0)
 
 
 def steps_on_disk(folder: Path) -> list[int]:
@@ -44,30 +98,26 @@ def steps_on_disk(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines]
 
 
-def train_and_kill(output: Path, num_steps: int, *arguments: str, **variables: str) -> None:
-    """Start the long cell and SIGKILL it once it has done so many further steps."""
-    before = max(steps_on_disk(output), default=0)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **QUICK, **variables}
-    process = subprocess.Popen([sys.executable, "-m", "train", *CELL, f"output={output}", *LONG, *arguments],
-                               cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        assert wait_until(lambda: max(steps_on_disk(output), default=0) >= before + num_steps, 60)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def log_files(folder: Path) -> list[Path]:
+    """W&B's own files of a run, oldest first."""
+    return sorted(folder.glob("wandb/*run-*/run-*.wandb"), key=lambda path: path.parent.name.split("run-")[1])
 
 
-def ledger_steps(root: Path, name: str = "smoke_2x2") -> dict[str, list[int]]:
-    """Fingerprint -> steps, of every run of the sweep's plan."""
+def server_steps(server: WandbServer, name: str) -> list[int]:
+    """Our own steps of a run, in the order of the server's lines."""
+    return [row["trainer_step"] for row in server.store.run(name).history]
+
+
+def fingerprints(root: Path, name: str) -> Sequence[str]:
+    """The runs of a sweep's plan."""
     plan = SweepFolder(root, name).plan()
     assert plan is not None
-    return {spec.fingerprint: steps_on_disk(Ledger(root).folder(spec.fingerprint)) for spec in plan.runs}
+    return [spec.fingerprint for spec in plan.runs]
 
 
-def server_steps(server: WandbServer) -> dict[str, list[int]]:
-    """Run id -> our own steps in the order of the server's lines, analyses left out."""
-    return {run.name: [row["trainer_step"] for row in run.history] for run in server.store.runs.values()
-            if run.job_type != "analysis"}
+def run_folders(root: Path, name: str) -> dict[str, Path]:
+    """Fingerprint -> folder."""
+    return {fingerprint: Ledger(root).folder(fingerprint) for fingerprint in fingerprints(root, name)}
 
 
 def sleep_until_quiet(server: WandbServer, quiet_s: float = 0.5) -> None:

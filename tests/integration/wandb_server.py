@@ -155,9 +155,13 @@ class _Handler(BaseHTTPRequestHandler):
                     lines[part["offset"] + index] = line
                 if name == "wandb-summary.json" and part["content"]:
                     run.summary = json.loads(part["content"][-1])
+            run.is_preempting = bool(body.get("preempting")) or run.is_preempting
             if body.get("complete"):
                 run.exit_code = body.get("exitcode")
-                run.state = "finished" if not run.exit_code else "preempted" if body.get("preempting") else "failed"
+                run.state = (
+                    "finished" if not run.exit_code else "preempted" if run.is_preempting else "failed"
+                )
+                run.is_preempting = False
             else:
                 run.state = "running"
         self._send(200, {"exitcode": None, "limits": {}})

@@ -19,10 +19,20 @@ from train.tracking_log import num_points
 from train.tracking_values import Asked, mirrored_run, record_from_summary, summary_of
 from train.tracking_wandb import explained
 
-RECORD = RunRecord(run_id="r", fingerprint="f" * 32, outcome="finished", stage="sft",
-                   metrics={"validation_exact_answer": 1.0, "test_response_nll": 0.1 + 0.2}, counts={"train_rows": 64},
-                   final_train_loss=2.0, num_steps=3, training_s=1.0, tokens_per_s=3.0, finished_at=1.5,
-                   environment={"torch": "2", "git_has_changes": True, "gpus": ["a", "b"], "nested": {"a": 1}})
+RECORD = RunRecord(
+    run_id="r",
+    fingerprint="f" * 32,
+    outcome="finished",
+    stage="sft",
+    metrics={"validation_exact_answer": 1.0, "test_response_nll": 0.1 + 0.2},
+    counts={"train_rows": 64},
+    final_train_loss=2.0,
+    num_steps=3,
+    training_s=1.0,
+    tokens_per_s=3.0,
+    finished_at=1.5,
+    environment={"torch": "2", "git_has_changes": True, "gpus": ["a", "b"], "nested": {"a": 1}},
+)
 
 
 class FakeSink:
@@ -61,7 +71,9 @@ def write_steps(path, steps):
 def mirrored(config=None, **changes):
     config = config or run_config(0.25, 0.5, 3)
     asked = Asked("sweep_name", ("p0.5 r1",), {"place": 0})
-    return mirrored_run(dataclasses.replace(config, **changes), "run-id", "f" * 32, {"model_identity": "m"}, "abc", asked)
+    return mirrored_run(
+        dataclasses.replace(config, **changes), "run-id", "f" * 32, {"model_identity": "m"}, "abc", asked
+    )
 
 
 def test_a_reader_gives_each_step_once_and_waits_for_the_rest_of_a_line(tmp_path):
@@ -152,15 +164,31 @@ def test_a_run_is_shown_flat_and_findable():
     shown = mirrored()
     assert (shown.id, shown.name, shown.group, shown.job_type) == ("f" * 32, "run-id", "sweep_name", "train")
     assert shown.tags == ("tiny", "facts", "weighted_instruction_tuning", "sweep:sweep_name")
-    wanted = {"prompt_weight": 0.25, "response_weight": 0.5, "ratio": 0.5, "seed": 3, "model": "tiny", "dataset": "facts",
-              "fingerprint": "f" * 32, "git_commit": "abc", "aliases": ["p0.5 r1"], "recipe": "full adamw 2e-05"}
+    wanted = {
+        "prompt_weight": 0.25,
+        "response_weight": 0.5,
+        "ratio": 0.5,
+        "seed": 3,
+        "model": "tiny",
+        "dataset": "facts",
+        "fingerprint": "f" * 32,
+        "git_commit": "abc",
+        "aliases": ["p0.5 r1"],
+        "recipe": "full adamw 2e-05",
+    }
     assert wanted.items() <= shown.config.items()
     assert not any(isinstance(value, dict) for value in shown.config.values())
 
 
-@pytest.mark.parametrize(("weights", "name"), [
-    ((0, 1), "instruction_tuning"), ((1, 1), "instruction_modelling"), ((1, 0), "prompt_only"),
-    ((0.5, 1), "weighted_instruction_tuning")])
+@pytest.mark.parametrize(
+    ("weights", "name"),
+    [
+        ((0, 1), "instruction_tuning"),
+        ((1, 1), "instruction_modelling"),
+        ((1, 0), "prompt_only"),
+        ((0.5, 1), "weighted_instruction_tuning"),
+    ],
+)
 def test_the_objective_has_a_name(weights, name):
     assert name in mirrored(run_config(*weights, 0)).tags
 
@@ -184,8 +212,14 @@ def test_a_record_survives_its_summary(record):
     summary = summary_of(record)
     assert summary["validation_exact_answer"] == 1.0
     assert summary["counts/train_rows"] == 64
-    over_the_wire = json.loads(json.dumps({key: int(value) if isinstance(value, float) and value.is_integer() else value
-                                           for key, value in summary.items()}))
+    over_the_wire = json.loads(
+        json.dumps(
+            {
+                key: int(value) if isinstance(value, float) and value.is_integer() else value
+                for key, value in summary.items()
+            }
+        )
+    )
     over_the_wire |= {"_runtime": 3, "trainer_step": 3, "train_loss": 1.0}
     again = record_from_summary(over_the_wire)
     assert again == record
@@ -199,10 +233,22 @@ def test_a_summary_without_a_record_is_none():
 def test_a_plan_survives_its_runs():
     plan = hand_made_plan()
     asked = asked_by_fingerprint(plan)
-    found = [(json.loads(mirrored_run(spec.config, spec.run_id, spec.fingerprint,
-                                      {"model_identity": spec.model_identity, "dataset_identity": spec.dataset_identity},
-                                      None, asked[spec.fingerprint]).config["run_json"]),
-              json.loads(json.dumps(asked[spec.fingerprint].cells))) for spec in reversed(plan.runs)]
+    found = [
+        (
+            json.loads(
+                mirrored_run(
+                    spec.config,
+                    spec.run_id,
+                    spec.fingerprint,
+                    {"model_identity": spec.model_identity, "dataset_identity": spec.dataset_identity},
+                    None,
+                    asked[spec.fingerprint],
+                ).config["run_json"]
+            ),
+            json.loads(json.dumps(asked[spec.fingerprint].cells)),
+        )
+        for spec in reversed(plan.runs)
+    ]
     assert plan_from_asked(plan.name, found) == (plan, len(plan.runs))
     fewer, num_asked = plan_from_asked(plan.name, found[3:])
     assert len(fewer.runs) == len(plan.runs) - 3
@@ -217,12 +263,16 @@ def test_a_project_name_that_wandb_refuses_is_refused_here(name):
         dataclasses.replace(config.tracking, project=name)
 
 
-@pytest.mark.parametrize(("error", "line"), [
-    ("api_key not configured (no-tty)", "wandb login"),
-    ("run a/b/c was previously created and deleted; try a new run name", "tracking.project=ANOTHER"),
-    ("entity nobody not found during upsertBucket", "correct tracking.entity"),
-    ("invalid character '<' looking for beginning of value", "check WANDB_BASE_URL"),
-    ("something\nnew", "W&B could not start: something new")])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("api_key not configured (no-tty)", "wandb login"),
+        ("run a/b/c was previously created and deleted; try a new run name", "tracking.project=ANOTHER"),
+        ("entity nobody not found during upsertBucket", "correct tracking.entity"),
+        ("invalid character '<' looking for beginning of value", "check WANDB_BASE_URL"),
+        ("something\nnew", "W&B could not start: something new"),
+    ],
+)
 def test_what_wandb_says_becomes_one_line(error, line):
     text = explained(RuntimeError(error), mirrored())
     assert line in text
