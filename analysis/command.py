@@ -21,7 +21,7 @@ from sweep.folder import SweepFolder
 from sweep.ledger import Ledger, RunState
 from sweep.rays import canonical_objective
 from sweep.spec import Cell, Plan
-from train.config import build
+from train.config import TrackingConfig, build
 from train.errors import UserError
 from train.fingerprint import identity_tree
 from train.record import RunRecord
@@ -38,7 +38,7 @@ cells.parquet and figures/. Trains nothing.
 Say what the sweep was started with: +grid=NAME, root=, name=, model=, ...
 
 Also
-  publish=wandb             send what W&B lacks, then tables, heat map, figures, artifacts, a workspace, a Report
+  publish=wandb             send what W&B lacks, then tables, heat map, artifacts, a workspace and a Report
   publish=optuna-dashboard  write report/optuna.db, to be opened by optuna-dashboard
   from=wandb:ENTITY/PROJECT/GROUP   instead of +grid=NAME: make the report from W&B alone, without the ledger
   Published again, everything is changed in place.
@@ -69,8 +69,9 @@ class Request:
 def parse_request(argv: Sequence[str]) -> Request:
     """The command line as a value; UserError names what is wrong."""
     own = [word for word in argv if word.startswith("analysis.") and "=" in word]
-    said = {key: word.partition("=")[2] for word in argv for key in ("publish", "from") if word.startswith(f"{key}=")}
-    rest = [word for word in argv if word not in own and not word.startswith(("publish=", "from="))]
+    places = [word for word in argv if word.startswith(("publish=", "from="))]
+    said = {key: value for key, _, value in (word.partition("=") for word in places)}
+    rest = [word for word in argv if word not in own and word not in places]
     _check_places(said)
     arguments = parse_arguments(rest)
     settings = {
@@ -122,18 +123,22 @@ def run(request: Request) -> str:
         train_command_by_fingerprint=commands,
     )
     write_files(folder.report, report.files)
-    return f"{summary_text(report)}\n\nreport: {folder.report / 'report.html'}{_published(request, table, rows, report, folder)}"
+    tracking = composed.configs[0].tracking
+    published = _published(request, table, rows, report, folder, tracking)
+    return f"{summary_text(report)}\n\nreport: {folder.report / 'report.html'}{published}"
 
 
 def _published(request: Request, table: Table, rows: list[dict[str, Any]], report: "Report",
-               folder: SweepFolder) -> str:
+               folder: SweepFolder, tracking: TrackingConfig) -> str:
     """Show the report elsewhere, if asked to; what to print about it."""
     if request.publish == "wandb":
         from analysis.publish_wandb import publish_wandb
-        from sweep.commands.syncing import sync
+        from sweep.commands.syncing import says_tracking, sync
 
         sync(dataclasses.replace(request.arguments, action="sync"))
-        return "\n" + publish_wandb(table, report, rows, table.plan.runs[0].config.tracking)
+        if not says_tracking(request.arguments):
+            tracking = table.plan.runs[0].config.tracking
+        return "\n" + publish_wandb(table, report, rows, tracking)
     if request.publish == "optuna-dashboard":
         from analysis.publish_optuna import publish_optuna
 
@@ -154,8 +159,9 @@ def _run_from_wandb(request: Request) -> str:
     table = read_table(found.plan, found.records, found.states)
     rows = cell_rows(found.plan, found.records, found.states)
     again = shlex.join(["python", "-m", "analysis", f"from={request.source}"])
+    commands = {spec.fingerprint: train_command(spec) for spec in found.plan.runs}
     report = make_report(table, rows, config, sweep_command=again, analysis_command=again,
-                         train_command_by_fingerprint={spec.fingerprint: train_command(spec) for spec in found.plan.runs})
+                         train_command_by_fingerprint=commands)
     folder = SweepFolder(root_of(request.arguments), found.plan.name)
     write_files(folder.report, report.files)
     there = f"{len(found.plan.runs)} of {found.num_asked} runs are on W&B"

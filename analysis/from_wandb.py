@@ -1,7 +1,7 @@
 """A sweep's table from W&B alone: on somebody else's machine, or when the ledger is gone.
 
 Runs are found by their group, or by their tag sweep:GROUP where several sweeps share them. Every run carries
-its own configuration and its cells, so no further file is needed; what runs W&B lacks is counted, not guessed.
+its own configuration and its cells, so no further file is needed; what W&B lacks is counted, not guessed.
 """
 
 import json
@@ -71,9 +71,11 @@ def split_source(source: str) -> tuple[str, str, str]:
 
 def _runs(entity: str, project: str, group: str) -> list[Any]:
     """All of them, configuration and summary included; UserError in one line if W&B doesn't answer."""
-    import wandb
-
     from train.tracking import one_line
+    from train.tracking_wandb import set_environment
+
+    set_environment()
+    import wandb
 
     try:
         wanted = {"$or": [{"group": group}, {"tags": (SWEEP_TAG + group)[:64]}]}

@@ -169,6 +169,6 @@ def _budget_sentence(table: Table) -> str:
     records = table.record_by_fingerprint.values()
     hours = sum(record.training_s + record.evaluation_s for record in records) / 3600
     return (
-        f"{len(table.plan.cells):,} cells were answered by {table.num_finished:,} runs in {hours:.2f} hours of "
+        f"{len(table.plan.cells):,} cells, answered by {table.num_finished:,} runs in {hours:.2f} hours of "
         f"training and evaluation; written {time.strftime('%Y-%m-%d', time.gmtime())}."
     )

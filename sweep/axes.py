@@ -15,7 +15,8 @@ from train.keys import leaf_keys, nearest_key
 
 WEIGHT_AXES = ("prompt_weight", "response_weight")
 SHORT_AXES = (*WEIGHT_AXES, "seed", "model", "dataset")
-GROUP_AXES = ("model", "dataset", "train", "eval", "tracking", "preference", "dpo")  # their values are names of files in conf/
+# Their values are names of files in conf/.
+GROUP_AXES = ("model", "dataset", "train", "eval", "tracking", "preference", "dpo")
 _SHORT_NAMES = {
     "objective.prompt_weight": "prompt_weight",
     "objective.response_weight": "response_weight",

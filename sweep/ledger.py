@@ -33,7 +33,7 @@ from train.record import Failure, RunRecord, record_to_dict
 
 MAX_ATTEMPTS = 5  # deaths in a row, none getting further than the one before, until a run counts as failed
 BEAT_EVERY_S = 2.0
-NOT_ITS_FAULT = ("cancelled", "timeout", "preempted", "node_fail")  # of a job that took a run with it
+NOT_ITS_FAULT = ("cancelled", "timeout", "preempted", "node_fail", "cuda_oom")  # losses that aren't counted
 CLAIMABLE = (Status.PLANNED, Status.INTERRUPTED, Status.LOST)
 
 
@@ -136,6 +136,12 @@ class Ledger:
     def loss(self, fingerprint: str, attempt: int) -> Mapping[str, Any]:
         """What `give_up` wrote: kind, evidence, time; {} if it didn't."""
         return read_json(self.attempt_path(fingerprint, attempt, "lost.json")) or {}
+
+    def losses(self, fingerprint: str) -> list[str]:
+        """The classes of all that was lost of a run, in order."""
+        kinds = attempts_in(self.folder(fingerprint))
+        return [str(self.loss(fingerprint, attempt).get("kind")) for attempt in sorted(kinds)
+                if "lost.json" in kinds[attempt]]
 
     def last_attempt(self, fingerprint: str) -> int:
         """The highest attempt there is; 0 for none."""
@@ -267,6 +273,10 @@ class Claim:
     def fail(self, record: RunRecord) -> None:
         """Write down why this attempt failed; the run then waits for action=retry."""
         write_json_exclusive(self.path("failure.json"), record_to_dict(record))
+
+    def lose(self, kind: str, evidence: str) -> None:
+        """Give the run up for a cause that the next attempt, anybody's, will meet differently."""
+        write_json_exclusive(self.path("lost.json"), {"kind": kind, "evidence": evidence, "time": time.time()})
 
     def release(self) -> None:
         """Give the run back, to be continued from its checkpoint by anybody."""

@@ -22,11 +22,13 @@ def must_wait(parent: RunState | None) -> bool:
 
 
 def blocked_by(spec: RunSpec, parent: RunState | None, plan: Plan) -> Failure | None:
-    """Why a run can't begin at all: its parent failed. It isn't waited for, and is retried with its parent."""
+    """Why a run can't begin at all: its parent failed. It isn't waited for, but retried with its parent."""
     if parent is None or parent.status is not Status.FAILED:
         return None
-    name = next((run.run_id for run in plan.runs if run.fingerprint == spec.parent_fingerprint),
-                spec.parent_fingerprint)
+    name = next(
+        (run.run_id for run in plan.runs if run.fingerprint == spec.parent_fingerprint),
+        spec.parent_fingerprint,
+    )
     why = parent.failure.message if parent.failure else "no reason was written down"
     return Failure(kind="blocked", message=f"blocked by parent {name}, which failed: {why}"[:500])
 

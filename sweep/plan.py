@@ -15,8 +15,8 @@ from typing import Any
 
 from sweep.compose import ComposedSweep
 from sweep.rays import canonical_objective
-from sweep.stages import staged, with_keep
 from sweep.spec import Cell, Plan, PlannedBase, PlannedCell, RunSpec, Settings
+from sweep.stages import staged, with_keep
 from train.config import (
     DatasetConfig,
     ModelConfig,
@@ -62,9 +62,9 @@ def make_plan(sweep: ComposedSweep, *, cache_folder: Path | None, allow_unresolv
     return Plan(sweep.config.name, planned, bases, (*base_runs.values(), *runs))
 
 
-def train_command(spec: RunSpec) -> str:
-    """The line to paste that trains this one run by hand."""
-    parent = f"outputs/.runs/{spec.parent_fingerprint}" if spec.parent_fingerprint else ""
+def train_command(spec: RunSpec, root: Path | str = "outputs") -> str:
+    """The line to paste that trains this one run by hand. root: where the run that it starts from lies."""
+    parent = f"{root}/.runs/{spec.parent_fingerprint}" if spec.parent_fingerprint else ""
     return "python -m train " + shlex.join(overrides_for(spec.config, parent))
 
 

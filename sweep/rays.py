@@ -19,8 +19,8 @@ def is_scale_free(recipe: RecipeConfig) -> bool:
 
         g -> c g  gives  m -> c m,  v -> c^2 v,  and  lr m / (sqrt(v) + eps) -> lr m / (sqrt(v) + eps / c)
 
-    so c acts only as eps -> eps / c. Decoupled weight decay and the schedule don't see c; the normaliser of
-    the loss counts non-zero weights, so it is constant on a ray (and jumps at the axes, rays of their own).
+    so c acts only as eps -> eps / c. Decoupled weight decay and the schedule don't see c; WIT's normaliser
+    counts non-zero weights, so it is constant on a ray (and jumps at the axes, rays of their own).
 
     Exact    Bitwise for powers of two at eps = 0; 8e-5 to 3e-4 of the distance trained at eps = 1e-8, against
              0.5 between data orders. With LoRA eps bites harder (8e-3), because its first gradients are tiny.
@@ -38,12 +38,20 @@ def is_scale_free(recipe: RecipeConfig) -> bool:
 def canonical_objective(objective: ObjectiveConfig, recipe: RecipeConfig) -> ObjectiveConfig:
     """The representative of the objective's ray, its largest weight 1; the objective itself if scale matters.
 
-    All four weights are divided together, so two objectives merge only if all of them lie on one ray.
+    All four weights are divided together, so two objectives merge only if all of them lie on one ray. How the
+    common scale enters the loss is the normalisation's (train.objective):
+
+        nonzero_count, completion_count, sequence_mean   loss -> c loss, so scale drops out where `is_scale_free`
+        weight_sum                                       loss -> loss, so scale drops out under every optimiser
+
+    A divergence has a weight of its own beside the loss. Where the loss scales, kl_weight must scale along to
+    stay the same experiment; where it doesn't, kl_weight stays.
 
     Exact    Divides the decimals people wrote, as fractions: (0.2, 0.6) and (0.25, 0.75) give equal floats,
              which 0.2 / 0.6 and 0.25 / 0.75 don't.
     """
-    if not is_scale_free(recipe):
+    is_weighted_mean = objective.normalisation == "weight_sum"
+    if not is_weighted_mean and not is_scale_free(recipe):
         return objective
     weights = {
         name: Fraction(repr(getattr(objective, name)))
@@ -53,6 +61,8 @@ def canonical_objective(objective: ObjectiveConfig, recipe: RecipeConfig) -> Obj
     largest = max(weights.values())
     if largest in (0, 1):
         return objective
+    if not is_weighted_mean:
+        weights["kl_weight"] = Fraction(repr(objective.kl_weight))
     return dataclasses.replace(
         objective, **{name: float(weight / largest) for name, weight in weights.items()}
     )

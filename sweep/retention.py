@@ -1,4 +1,4 @@
-"""What becomes of trained weights once a sweep is reported: none of them, those of the region, or all stay."""
+"""Which trained weights stay once a sweep is reported: with retention=region, those of its regions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,16 @@ from train.kept import has_weights, remove_weights
 def prune(plan: Plan, ledger: Ledger, folder: SweepFolder) -> tuple[int, int]:
     """Keep the weights of the report's regions only; how many runs keep theirs, and how many gave them up.
 
-    A plane without a region keeps its best setting. Runs that another sweep of the root keeps stay as they are.
+    A plane without a region keeps its best setting. What another sweep of the root keeps stays, too.
     """
     wanted = region_fingerprints(plan, read_json(folder.report / "region.json") or {})
     kept_elsewhere = {
         spec.fingerprint
-        for name in sweep_names(folder.root) if name != folder.name
+        for name in sweep_names(folder.root)
+        if name != folder.name
         if (other := SweepFolder(folder.root, name).plan()) is not None
-        for spec in other.runs if spec.config.keep == "all"
+        for spec in other.runs
+        if spec.config.keep == "all"
     }
     present = [spec for spec in plan.runs if has_weights(ledger.folder(spec.fingerprint))]
     for spec in present:
@@ -43,9 +45,18 @@ def region_fingerprints(plan: Plan, report: Mapping[str, Any]) -> set[str]:
         planned.fingerprint
         for planned in plan.cells
         for cell in [planned.cell]
-        if (cell.model, cell.dataset, _settings(dict(cell.settings)), cell.prompt_weight, cell.response_weight) in wanted
+        if (
+            cell.model,
+            cell.dataset,
+            _settings(dict(cell.settings)),
+            cell.prompt_weight,
+            cell.response_weight,
+        )
+        in wanted
     }
 
 
 def _settings(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted((key, tuple(value) if isinstance(value, list) else value) for key, value in settings.items()))
+    return tuple(
+        sorted((key, tuple(value) if isinstance(value, list) else value) for key, value in settings.items())
+    )

@@ -30,18 +30,27 @@ def staged(
         settings = tuple(pair for pair in cell.settings if pair[0].split(".")[0] not in _OF_PREFERENCES)
         if settings != cell.settings and "dpo" not in stages:
             axis = next(key for key, _ in cell.settings if key.split(".")[0] in _OF_PREFERENCES)
-            raise GridError(f"{axis} is an axis, but the grid has no stage dpo", "stages: [sft, dpo]",
-                            "say grid.stages=[sft,dpo], or remove the axis")
+            raise GridError(
+                f"{axis} is an axis, but the grid has no stage dpo",
+                "stages: [sft, dpo]",
+                "say grid.stages=[sft,dpo], or remove the axis",
+            )
         supervised.setdefault(dataclasses.replace(cell, settings=settings), config)
-    tuned = {
-        dataclasses.replace(cell, settings=tuple(sorted((*cell.settings, STAGE)))): dataclasses.replace(config, stage="dpo")
-        for cell, config in zip(cells, configs, strict=True)
-    } if "dpo" in stages else {}
+    tuned = (
+        {
+            dataclasses.replace(cell, settings=tuple(sorted((*cell.settings, STAGE)))): dataclasses.replace(
+                config, stage="dpo"
+            )
+            for cell, config in zip(cells, configs, strict=True)
+        }
+        if "dpo" in stages
+        else {}
+    )
     return [*supervised, *tuned], [*supervised.values(), *tuned.values()]
 
 
 def with_keep(config: RunConfig, stages: Sequence[str], retention: str) -> RunConfig:
-    """The configuration with what becomes of its weights: kept, kept for the runs that start from them, or not."""
+    """The configuration with what becomes of its weights: kept, kept for its children, or not."""
     if retention != "none":
         return dataclasses.replace(config, keep="all")
     if config.keep == "none" and config.stage == "sft" and "dpo" in stages:

@@ -26,6 +26,7 @@ from sweep.folder import SweepFolder, link_run
 from sweep.ledger import BEAT_EVERY_S, MAX_ATTEMPTS, Claim, Ledger
 from sweep.lineage import PARENT_EVERY_S, blocked_by, must_wait, parent_state, release_parent
 from sweep.plan import train_command
+from sweep.recovery import MAX_HALVINGS, smaller_batches, with_remedy
 from sweep.slots import take_slot
 from sweep.spec import RunSpec
 from train.config import config_to_dict
@@ -140,7 +141,9 @@ class Worker:
         while found:
             found = is_waiting = False
             version, plan = self.folder.plan_version(), self.folder.plan()
-            for spec in plan.runs if plan else ():
+            if plan is None:
+                return
+            for spec in plan.runs:
                 if self.stop.is_set() or self.folder.was_stopped_after(self._started):
                     return
                 if self.folder.plan_version() != version:  # another question was asked under the same name
@@ -165,16 +168,18 @@ class Worker:
 
     def _block(self, spec: RunSpec, claim: Claim, failure: Failure) -> None:
         """Report a run that can't begin."""
-        self.ledger.write_spec(spec.fingerprint, spec_to_dict(spec))
+        self.ledger.write_spec(spec.fingerprint, spec_to_dict(spec, self.ledger.root))
         link_run(self.folder.path / "runs", spec.run_id, spec.fingerprint)
         self._fail(spec, claim, failure)
         print(f"failed {spec.run_id}: {failure.message}", flush=True)
 
     def _attempt(self, spec: RunSpec, claim: Claim) -> tuple[str, Failure | None]:
         """Train one claimed run and write down how it ended."""
-        self.ledger.write_spec(spec.fingerprint, spec_to_dict(spec))
+        self.ledger.write_spec(spec.fingerprint, spec_to_dict(spec, self.ledger.root))
         link_run(self.folder.path / "runs", spec.run_id, spec.fingerprint)
         fenced, position = threading.Event(), _Position()
+        num_halvings = self.ledger.losses(spec.fingerprint).count("cuda_oom") if claim.attempt > 1 else 0
+        trained = smaller_batches(spec, num_halvings)
 
         def on_progress(step: int, num_steps: int) -> None:
             position.step, position.num_steps = step, num_steps
@@ -186,8 +191,9 @@ class Worker:
         with _output_to(claim.path("log")), self._beating(claim, position, fenced):
             try:
                 self._run_one = self._run_one or self._make_run_one()
-                record = self._run_one(spec, folder=claim.folder, attempt=claim.attempt,
+                record = self._run_one(trained, folder=claim.folder, attempt=claim.attempt,
                                        on_progress=on_progress, should_stop=should_stop)
+                record = with_remedy(record, trained, num_halvings)
                 if record.outcome == "finished":
                     is_ours = claim.commit(record)
                     shutil.rmtree(claim.folder / "checkpoint", ignore_errors=True)  # not before the record
@@ -199,7 +205,11 @@ class Worker:
                 return "interrupted", None
             except (Exception, SystemExit) as error:  # whatever breaks a run must not break the next one
                 traceback.print_exc()
-                return self._fail(spec, claim, writable(failure_from_exception(error)))
+                failure = writable(failure_from_exception(error))
+                if failure.kind == "cuda_oom" and num_halvings < MAX_HALVINGS:
+                    claim.lose(failure.kind, failure.message)
+                    return "interrupted", failure
+                return self._fail(spec, claim, failure)
 
     def _fail(self, spec: RunSpec, claim: Claim, failure: Failure) -> tuple[str, Failure]:
         if failure.kind == "disk_full":  # not the run's fault, and there's no room to write it down
@@ -260,13 +270,13 @@ def failed_record(spec: RunSpec, attempt: int, failure: Failure) -> RunRecord:
                      failure=failure)
 
 
-def spec_to_dict(spec: RunSpec) -> dict[str, Any]:
+def spec_to_dict(spec: RunSpec, root: Path | str = "outputs") -> dict[str, Any]:
     """What spec.json says: enough to train the run on another machine next year."""
     return {"run_id": spec.run_id, "fingerprint": spec.fingerprint, "config": config_to_dict(spec.config),
             "model_identity": spec.model_identity, "dataset_identity": spec.dataset_identity,
             **({"parent_fingerprint": spec.parent_fingerprint, "preference_identity": spec.preference_identity}
                if spec.parent_fingerprint else {}),
-            "command": train_command(spec)}
+            "command": train_command(spec, root)}
 
 
 def _detach(stop: Flag) -> None:

@@ -105,7 +105,8 @@ def _train(config: RunConfig, fingerprint: str, identities: dict[str, str], of_p
                                              "config": config_to_dict(config)})
     return run(config, run_id=run_id, fingerprint=fingerprint, parent_folder=parent_folder, folder=folder,
                attempt=1, workbench=Workbench(folder / "cache"), should_stop=lambda: False,
-               on_progress=_Progress(), **identities)
+               on_progress=_Progress(), model_identity=identities["model_identity"],
+               dataset_identity=identities["dataset_identity"])
 
 
 class _Progress:

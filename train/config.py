@@ -80,7 +80,7 @@ class DatasetConfig:
     num_robustness_rows: int = 0  # embedded dataset only: held-out wordings
     split_seed: int = 0  # which rows are held out; for the embedded dataset also its generator's seed
     max_unusable_share: float = 0.2  # a larger share of unusable rows fails the run before training
-    subset: SubsetConfig = SubsetConfig()  # of the training rows
+    subset: SubsetConfig = SubsetConfig()  # noqa: RUF009 - a frozen value; of the training rows
 
     def __post_init__(self) -> None:
         if self.source != "embedded" and not self.path:
@@ -224,7 +224,7 @@ class TrackingConfig:
 class RunConfig:
     """Everything one run needs to know. Two runs with equal identities are the same experiment."""
 
-    # base: the untouched checkpoint, only evaluated. dpo: preference tuning of the sft run that all else describes.
+    # base: the untouched checkpoint, only evaluated. dpo: preference tuning of the sft run that all else says.
     stage: Literal["sft", "base", "dpo"] = "sft"
     model: ModelConfig
     dataset: DatasetConfig
@@ -234,8 +234,9 @@ class RunConfig:
     seed: int
     seeds: SeedsConfig
     tracking: TrackingConfig = field(metadata={"identity": "how"})
-    preference: PreferenceConfig = how(PreferenceConfig())  # no part of a supervised run; see train.fingerprint
-    dpo: DpoConfig = how(DpoConfig())
+    # No part of a supervised run; see train.fingerprint.
+    preference: PreferenceConfig = how(PreferenceConfig())  # noqa: RUF009 - a frozen value
+    dpo: DpoConfig = how(DpoConfig())  # noqa: RUF009 - a frozen value
     # Trained weights in the run's folder: none; until_dpo, until the runs that start from them are over; all.
     keep: Literal["none", "until_dpo", "all"] = how("none")
 

@@ -1,8 +1,8 @@
 """Direct preference optimisation of a finished run, by TRL's DPOTrainer, on tokens of ours.
 
-TRL tokenizes with the tokenizer's own chat template and finds the prompt's end by comparing two tokenizations.
-Here pairs come in the tokens that supervised training would see. The reference is the parent itself: its
-log-probabilities are computed once, before the first step, so no second model is held.
+TRL tokenizes with the tokenizer's own chat template and finds the prompt's end by comparing two
+tokenizations. Here pairs come in the tokens that supervised training would see. The reference is the parent
+itself: its log-probabilities are computed once, before the first step, so no second model is held.
 
 Source   Rafailov et al., arXiv 2305.18290, equation 7; loss_type "sigmoid" of TRL.
 Differs  Never clipped (TRL clips at 1): the house rule for a sweep whose weights scale gradients.
@@ -37,8 +37,16 @@ _PADDED_TOKENS = 4096  # held at once while log-probabilities are computed
 _SEEDS = 2**32  # numpy's seeds end here, and TRL sets them too
 
 
-def tune(model: nn.Module, pairs: TokenPairs, tokenizer: Any, config: RunConfig, *, folder: Path,
-         device: torch.device, hooks: Hooks) -> tuple[Progress, dict[str, float]]:
+def tune(
+    model: nn.Module,
+    pairs: TokenPairs,
+    tokenizer: Any,
+    config: RunConfig,
+    *,
+    folder: Path,
+    device: torch.device,
+    hooks: Hooks,
+) -> tuple[Progress, dict[str, float]]:
     """Tune `model`, which holds its parent's weights, in place; what was done, and the metrics of the pairs.
 
     Raises   Interrupted, with nothing saved; NonFiniteLossError; ConfigError where TRL is missing.
@@ -48,13 +56,16 @@ def tune(model: nn.Module, pairs: TokenPairs, tokenizer: Any, config: RunConfig,
     before = {"train": answer_log_probs(model, train, device)}
     if validation:
         before["validation"] = answer_log_probs(model, validation, device)
-    policy = copy.deepcopy(model)  # TRL patches its forward
+    policy: Any = copy.deepcopy(model)  # TRL patches its forward
     steps = num_steps(_recipe(config.dpo), len(train))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet():
-        callback = _make_callback(folder, steps, hooks, sum(map(_num_tokens, train)) * 1.0 / len(train) *
-                                  config.dpo.batch_size)
-        trainer = _make_trainer(policy, train, before["train"], tokenizer, config, steps, device, scratch, callback)
+        callback = _make_callback(
+            folder, steps, hooks, sum(map(_num_tokens, train)) * 1.0 / len(train) * config.dpo.batch_size
+        )
+        trainer = _make_trainer(
+            policy, train, before["train"], tokenizer, config, steps, device, scratch, callback
+        )
         started = time.monotonic()
         trainer.train()
     if callback.is_stopped:
@@ -63,8 +74,9 @@ def tune(model: nn.Module, pairs: TokenPairs, tokenizer: Any, config: RunConfig,
     with torch.no_grad():
         for name, parameter in trainable_parameters(model).items():
             parameter.copy_(tuned[name])
-    progress = Progress(trainer.state.global_step, time.monotonic() - started, callback.last_loss,
-                        round(callback.num_tokens))
+    progress = Progress(
+        trainer.state.global_step, time.monotonic() - started, callback.last_loss, round(callback.num_tokens)
+    )
     return progress, _metrics(model, validation, before.get("validation"), config.dpo.beta, device)
 
 
@@ -89,22 +101,27 @@ def answer_log_probs(model: nn.Module, pairs: Sequence[TokenPair], device: torch
             ids_BT[place, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
             is_answer_BT[place, len(prompt) : len(prompt) + len(answer)] = True
         logits_BTV = model(input_ids=ids_BT.to(device)).logits[:, :-1].float()
-        nll_BT = functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:].to(device), reduction="none")
+        nll_BT = functional.cross_entropy(
+            logits_BTV.transpose(1, 2), ids_BT[:, 1:].to(device), reduction="none"
+        )
         sums[chunk] = -(nll_BT.double() * is_answer_BT[:, 1:].to(device)).sum(dim=1).cpu()
     return sums.view(-1, 2).T
 
 
-def _metrics(model: nn.Module, pairs: Sequence[TokenPair], before_2N: Tensor | None, beta: float,
-             device: torch.device) -> dict[str, float]:
+def _metrics(
+    model: nn.Module, pairs: Sequence[TokenPair], before_2N: Tensor | None, beta: float, device: torch.device
+) -> dict[str, float]:
     """How often the better answer is the likelier one, now and in the parent; implicit rewards against it."""
     if before_2N is None:
         return {}
     after_2N = answer_log_probs(model, pairs, device)
     rewards_2N = beta * (after_2N - before_2N)
-    return {"validation_preference_accuracy": _share(after_2N),
-            "validation_parent_preference_accuracy": _share(before_2N),
-            "validation_reward_accuracy": _share(rewards_2N),
-            "validation_reward_margin": float((rewards_2N[0] - rewards_2N[1]).mean())}
+    return {
+        "validation_preference_accuracy": _share(after_2N),
+        "validation_parent_preference_accuracy": _share(before_2N),
+        "validation_reward_accuracy": _share(rewards_2N),
+        "validation_reward_margin": float((rewards_2N[0] - rewards_2N[1]).mean()),
+    }
 
 
 def _share(values_2N: Tensor) -> float:
@@ -113,8 +130,14 @@ def _share(values_2N: Tensor) -> float:
 
 def _recipe(config: DpoConfig) -> RecipeConfig:
     """The parts that the schedule of supervised training knows, too."""
-    return RecipeConfig(learning_rate=config.learning_rate, schedule=config.schedule, epochs=config.epochs,
-                        warmup_ratio=config.warmup_ratio, max_steps=config.max_steps, batch_size=config.batch_size)
+    return RecipeConfig(
+        learning_rate=config.learning_rate,
+        schedule=config.schedule,
+        epochs=config.epochs,
+        warmup_ratio=config.warmup_ratio,
+        max_steps=config.max_steps,
+        batch_size=config.batch_size,
+    )
 
 
 def _num_tokens(pair: TokenPair) -> int:
@@ -144,10 +167,14 @@ def _make_callback(folder: Path, steps: int, hooks: Hooks, tokens_per_step: floa
                 return
             self.last_loss = logs["loss"]
             if not math.isfinite(self.last_loss):
-                raise NonFiniteLossError(state.global_step, [])
-            event = {"step": state.global_step, "train_loss": self.last_loss,
-                     "train_reward_accuracy": logs["rewards/accuracies"],
-                     "train_reward_margin": logs["rewards/margins"], "learning_rate": logs["learning_rate"]}
+                raise NonFiniteLossError(state.global_step, ["of its pairs"])
+            event = {
+                "step": state.global_step,
+                "train_loss": self.last_loss,
+                "train_reward_accuracy": logs["rewards/accuracies"],
+                "train_reward_margin": logs["rewards/margins"],
+                "learning_rate": logs["learning_rate"],
+            }
             with open(folder / EVENTS_FILE, "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(event) + "\n")
             hooks.tracker.log(state.global_step, event)
@@ -155,15 +182,28 @@ def _make_callback(folder: Path, steps: int, hooks: Hooks, tokens_per_step: floa
     return Callback()
 
 
-def _make_trainer(policy: nn.Module, pairs: Sequence[TokenPair], before_2N: Tensor, tokenizer: Any, config: RunConfig,
-                  steps: int, device: torch.device, scratch: str, callback: Any) -> Any:
+def _make_trainer(
+    policy: Any,
+    pairs: Sequence[TokenPair],
+    before_2N: Tensor,
+    tokenizer: Any,
+    config: RunConfig,
+    steps: int,
+    device: torch.device,
+    scratch: str,
+    callback: Any,
+) -> Any:
     from datasets import Dataset
 
     try:
-        from trl import DPOConfig, DPOTrainer
+        from trl.trainer.dpo_config import DPOConfig
+        from trl.trainer.dpo_trainer import DPOTrainer
     except ImportError as error:
-        raise ConfigError("stage=dpo needs a library that is missing: trl", "trl 1.10 or later",
-                          "pip install 'weight-sweep[dpo]'") from error
+        raise ConfigError(
+            "stage=dpo needs a library that is missing: trl",
+            "trl 1.10 or later",
+            "pip install 'weight-sweep[dpo]'",
+        ) from error
 
     class Trainer(DPOTrainer):
         """With pairs that are tokens already, and whose reference is computed already."""
@@ -176,25 +216,57 @@ def _make_trainer(policy: nn.Module, pairs: Sequence[TokenPair], before_2N: Tens
 
     dpo = config.dpo
     micro = math.gcd(dpo.batch_size, min(dpo.micro_batch_pairs, dpo.batch_size))
-    dataset = Dataset.from_dict({
-        "prompt_ids": [pair.prompt_ids for pair in pairs], "chosen_ids": [pair.chosen_ids for pair in pairs],
-        "rejected_ids": [pair.rejected_ids for pair in pairs],
-        "ref_chosen_logps": before_2N[0].tolist(), "ref_rejected_logps": before_2N[1].tolist()})
+    dataset = Dataset.from_dict(
+        {
+            "prompt_ids": [pair.prompt_ids for pair in pairs],
+            "chosen_ids": [pair.chosen_ids for pair in pairs],
+            "rejected_ids": [pair.rejected_ids for pair in pairs],
+            "ref_chosen_logps": before_2N[0].tolist(),
+            "ref_rejected_logps": before_2N[1].tolist(),
+        }
+    )
     seed = seed_of(config, "data_order") % _SEEDS
     settings = DPOConfig(
-        output_dir=scratch, beta=dpo.beta, loss_type=["sigmoid"], precompute_ref_log_probs=True, max_length=None,
-        per_device_train_batch_size=micro, gradient_accumulation_steps=dpo.batch_size // micro, max_steps=steps,
-        learning_rate=dpo.learning_rate, max_grad_norm=0.0, seed=seed, data_seed=seed, logging_steps=1,
-        logging_nan_inf_filter=False, save_strategy="no", report_to="none", disable_tqdm=True,
-        bf16=config.train.precision != "float32", use_cpu=device.type == "cpu", dataloader_pin_memory=False,
-        gradient_checkpointing=config.train.activation_checkpointing)
-    optimizer = torch.optim.AdamW([parameter for parameter in policy.parameters() if parameter.requires_grad],
-                                  lr=dpo.learning_rate, weight_decay=dpo.weight_decay, fused=True)
+        output_dir=scratch,
+        beta=dpo.beta,
+        loss_type=["sigmoid"],
+        precompute_ref_log_probs=True,
+        max_length=None,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=dpo.batch_size // micro,
+        max_steps=steps,
+        learning_rate=dpo.learning_rate,
+        max_grad_norm=0.0,
+        seed=seed,
+        data_seed=seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        bf16=config.train.precision != "float32",
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=False,
+        gradient_checkpointing=config.train.activation_checkpointing,
+    )
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in policy.parameters() if parameter.requires_grad],
+        lr=dpo.learning_rate,
+        weight_decay=dpo.weight_decay,
+        fused=True,
+    )
     recipe = _recipe(dpo)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(recipe, step, steps) / recipe.learning_rate)
-    trainer = Trainer(model=policy, args=settings, train_dataset=dataset, processing_class=copy.deepcopy(tokenizer),
-                      optimizers=(optimizer, schedule), callbacks=[callback])
+        optimizer, lambda step: learning_rate(recipe, step, steps) / recipe.learning_rate
+    )
+    trainer = Trainer(
+        model=policy,
+        args=settings,
+        train_dataset=dataset,
+        processing_class=copy.deepcopy(tokenizer),
+        optimizers=(optimizer, schedule),
+        callbacks=[callback],
+    )
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)

@@ -28,8 +28,11 @@ class PreferenceConfig:
 
     def __post_init__(self) -> None:
         if self.source != "embedded" and not self.path:
-            raise ConfigError(f"preference.source={self.source} has no preference.path", "a path",
-                              "add preference.path=/folder/pairs.jsonl")
+            raise ConfigError(
+                f"preference.source={self.source} has no preference.path",
+                "a path",
+                "add preference.path=/folder/pairs.jsonl",
+            )
         check_at_least("preference.max_tokens", self.max_tokens, 2)
         if self.num_train_pairs is not None:
             check_at_least("preference.num_train_pairs", self.num_train_pairs, 1)

@@ -5,7 +5,7 @@ of it changes what is computed, `precision` excepted; what was decided is in the
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def _layers(model: nn.Module, recipe: RecipeConfig) -> Iterator[None]:
     inner = base_model(model)
     layers = list(getattr(decoder_of(model), "layers", []))
     if recipe.activation_checkpointing:
-        inner.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpointing(inner, "enable")({"use_reentrant": False})
     if recipe.compile:
         for layer in layers:
             layer.compile(dynamic=True)
@@ -147,9 +147,14 @@ def _layers(model: nn.Module, recipe: RecipeConfig) -> Iterator[None]:
         yield
     finally:
         if recipe.activation_checkpointing:
-            inner.gradient_checkpointing_disable()
+            _checkpointing(inner, "disable")()
         for layer in layers if recipe.compile else ():
             layer._compiled_call_impl = None
+
+
+def _checkpointing(model: Any, what: str) -> Callable[..., None]:
+    """transformers' switch; 5.23 renamed it."""
+    return getattr(model, f"activation_checkpointing_{what}", None) or getattr(model, f"gradient_checkpointing_{what}")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ class NonFiniteLossError(Exception):
 
 
 def failure_kind(error: BaseException) -> str:
-    """config, data, model, template, nan_loss, out_of_memory, disk_full or code."""
+    """config, data, model, template, nan_loss, cuda_oom, host_oom, disk_full or code."""
     for kind_class, kind in _USER_KINDS.items():
         if isinstance(error, kind_class):
             return kind
@@ -26,9 +26,10 @@ def failure_kind(error: BaseException) -> str:
         return "config"
     if isinstance(error, NonFiniteLossError):
         return "nan_loss"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" \
-            or "not enough memory" in str(error) or "out of memory" in str(error):
-        return "out_of_memory"
+    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error):
+        return "cuda_oom"
+    if isinstance(error, MemoryError) or "not enough memory" in str(error):
+        return "host_oom"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk_full"
     return "code"

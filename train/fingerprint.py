@@ -29,8 +29,8 @@ def fingerprint(config: RunConfig, *, model_identity: str, dataset_identity: str
     it starts from, and by the pairs.
     The base model (stage "base") isn't trained, so neither recipe, weights nor seeds enter its name.
     """
-    identity: dict[str, Any] = {"version": SCIENCE_VERSION, "model": model_identity, "dataset": dataset_identity,
-                                "config": identity_tree(config)}
+    identity: dict[str, Any] = {"version": SCIENCE_VERSION, "model": model_identity,
+                                "dataset": dataset_identity, "config": identity_tree(config)}
     if config.stage == "dpo":
         identity |= {"parent": parent_fingerprint, "preference": preference_identity}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false, reportOptionalMemberAccess=false, reportInvalidTypeForm=false
 """The softmax gradient of `train.linear_cross_entropy` as one Triton kernel, and the choice between the two.
 
 Eager PyTorch passes over a chunk's logits about five times in float32; this kernel reads them twice and writes

@@ -82,7 +82,7 @@ def _science_keys(group: str) -> frozenset[str]:
         for item in dataclasses.fields(schema)
         if item.metadata.get("identity") != "how" or item.name in (*_KEPT, "name")
     }
-    return frozenset(key for key in _flat(defaults_tree(schema)) if key.split(".")[0] in names)
+    return frozenset(key for key in _flat(defaults_tree(RunConfig)[group]) if key.split(".")[0] in names)
 
 
 @cache

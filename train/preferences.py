@@ -1,7 +1,7 @@
 """Pairs of answers from any source, in one shape, in tokens, and their splits.
 
 Formats, told apart by their keys, row by row:
-  UltraFeedback   prompt (text), chosen and rejected as whole conversations, which must share what comes before
+  UltraFeedback   prompt (text), chosen and rejected as whole conversations that differ in the last answer
   pair            prompt (text or messages), chosen and rejected as texts
   ShareGPT        conversations (from/value), chosen and rejected as one {from, value} each
 
@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """A pair in tokens: what comes before both answers, and the two answers with their end token."""
+    """In tokens: what comes before both answers, and the two answers with their end token."""
 
     prompt_ids: list[int]
     chosen_ids: list[int]
@@ -56,7 +56,9 @@ class TokenPairs:
     counts: Mapping[str, int]
 
 
-def preference_identity(config: PreferenceConfig, *, cache_folder: Path | None, allow_unresolved: bool = False) -> str:
+def preference_identity(
+    config: PreferenceConfig, *, cache_folder: Path | None, allow_unresolved: bool = False
+) -> str:
     """The content of a preference corpus in one string; see `train.identity.dataset_identity`."""
     if config.source == "embedded":
         text = json.dumps(_embedded_pairs(config), sort_keys=True, separators=(",", ":"))
@@ -64,35 +66,42 @@ def preference_identity(config: PreferenceConfig, *, cache_folder: Path | None, 
     from train.identity import dataset_identity
 
     with _in_our_words():
-        return dataset_identity(_as_dataset(config), cache_folder=cache_folder, allow_unresolved=allow_unresolved,
-                                check_rows=usable_pairs)
+        return dataset_identity(
+            _as_dataset(config),
+            cache_folder=cache_folder,
+            allow_unresolved=allow_unresolved,
+            check_rows=usable_pairs,
+        )
 
 
-def load_token_pairs(config: PreferenceConfig, model: ModelConfig, tokenizer: Any, *,
-                     context_length: int | None) -> TokenPairs:
+def load_token_pairs(
+    config: PreferenceConfig, model: ModelConfig, tokenizer: Any, *, context_length: int | None
+) -> TokenPairs:
     """The corpus in the tokenizer's tokens, written as the model's template writes conversations.
 
-    Raises   DataError where the source is broken, too large a share is unusable, or no pair is left to train on.
+    Raises   DataError where the source is broken, too large a share is unusable, or no pair is left.
     """
     pairs, num_read, unusable = _load_pairs(config)
-    max_tokens = config.max_tokens if context_length is None else min(config.max_tokens, context_length)
-    splits: dict[str, tuple[TokenPair, ...]] = {}
-    lost = Counter(unusable)
+    max_tokens = min(config.max_tokens, context_length or config.max_tokens)
+    splits, lost = dict[str, tuple[TokenPair, ...]](), Counter(unusable)
     for split in SPLITS:
         kept, reasons = encode_pairs(pairs[split], model, tokenizer, max_tokens=max_tokens)
         splits[split] = tuple(kept)
         lost.update(reasons)
     _check_usable(config, splits, num_read, lost)
-    counts = {"pairs_read": num_read, **{f"unusable_pairs.{reason}": lost[reason] for reason in sorted(lost)},
-              **{f"{split}_pairs": len(splits[split]) for split in SPLITS}}
+    counts = {
+        "pairs_read": num_read,
+        **{f"unusable_pairs.{reason}": lost[reason] for reason in sorted(lost)},
+        **{f"{split}_pairs": len(splits[split]) for split in SPLITS},
+    }
     return TokenPairs(splits, counts)
 
 
-def usable_pairs(raw_rows: Sequence[RawRow], columns: str = "auto", *, place: str) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs that can be used, and how many rows can't by reason. Raises DataError if none can."""
-    del columns  # row by row: the signature is `train.rows.usable_rows`'s
-    unusable: Counter[str] = Counter()
-    pairs: list[Pair] = []
+def usable_pairs(
+    raw_rows: Sequence[RawRow], _columns: str = "auto", *, place: str
+) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs that can be used, and how many rows can't by reason. DataError if none can."""
+    unusable, pairs = Counter[str](), list[Pair]()
     for raw in raw_rows:
         converted = convert_pair(raw)
         if isinstance(converted, str):
@@ -101,8 +110,11 @@ def usable_pairs(raw_rows: Sequence[RawRow], columns: str = "auto", *, place: st
             pairs.append(converted)
     if not pairs:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(unusable.items()))
-        raise DataError(f"{place}: no row is a pair of two different answers ({reasons})",
-                        "chosen and rejected beside prompt or conversations", "set another preference.path=...")
+        raise DataError(
+            f"{place}: no row is a pair of two different answers ({reasons})",
+            "chosen and rejected beside prompt or conversations",
+            "set another preference.path=...",
+        )
     return pairs, dict(sorted(unusable.items()))
 
 
@@ -137,8 +149,9 @@ def convert_pair(raw: RawRow) -> Pair | str:
     return Pair(chosen[:-1], chosen[-1].content, rejected[-1].content)
 
 
-def encode_pairs(pairs: Sequence[Pair], model: ModelConfig, tokenizer: Any, *,
-                 max_tokens: int) -> tuple[list[TokenPair], Counter[str]]:
+def encode_pairs(
+    pairs: Sequence[Pair], model: ModelConfig, tokenizer: Any, *, max_tokens: int
+) -> tuple[list[TokenPair], Counter[str]]:
     """Pairs in tokens, and how many can't be used by reason.
 
     Each answer is tokenized inside its whole conversation, as in training; where the tokens before the two
@@ -182,7 +195,9 @@ def _turns(raw: Mapping[str, Any], answer: Any) -> list[dict[str, Any]] | str:
         is_whole = any(turn is not None and turn["role"] == "user" for turn in turns)
         before = [] if is_whole else _prompt_turns(prompt)
     else:
-        turns = [_message(answer) if isinstance(answer, Mapping) else {"role": "assistant", "content": answer}]
+        turns = [
+            _message(answer) if isinstance(answer, Mapping) else {"role": "assistant", "content": answer}
+        ]
         before = _prompt_turns(raw["conversations"] if "conversations" in raw else raw.get("prompt"))
     if before is None or None in turns or None in before:
         return "no_prompt" if before is None else "wrong_type"
@@ -205,8 +220,10 @@ def _message(turn: Any) -> dict[str, Any] | None:
 
 def _load_pairs(config: PreferenceConfig) -> tuple[dict[str, list[Pair]], int, dict[str, int]]:
     if config.source == "embedded":
-        splits = {split: [pair for raw in rows if isinstance(pair := convert_pair(raw), Pair)]
-                  for split, rows in _embedded_pairs(config).items()}
+        splits = {
+            split: [pair for raw in rows if isinstance(pair := convert_pair(raw), Pair)]
+            for split, rows in _embedded_pairs(config).items()
+        }
         return splits, sum(map(len, splits.values())), {}
     with _in_our_words():
         raw_rows, place = read_raw_rows(_as_dataset(config))
@@ -218,10 +235,14 @@ def split_pairs(pairs: Sequence[Pair], config: PreferenceConfig) -> dict[str, li
     """Train and validation: a function of content and split_seed; pairs of one prompt stay on one side."""
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault(json.dumps([[message.role, message.content] for message in pair.prompt]), []).append(pair)
+        groups.setdefault(
+            json.dumps([[message.role, message.content] for message in pair.prompt]), []
+        ).append(pair)
     room = min(config.num_validation_pairs, int(len(pairs) * HELD_OUT_SHARE))
     splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
-    for prompt in sorted(groups, key=lambda text: hashlib.sha256(f"{config.split_seed}\n{text}".encode()).digest()):
+    for prompt in sorted(
+        groups, key=lambda text: hashlib.sha256(f"{config.split_seed}\n{text}".encode()).digest()
+    ):
         group = sorted(groups[prompt], key=lambda pair: (pair.chosen, pair.rejected))
         split = "validation" if len(group) <= room else "train"
         splits[split] += group
@@ -234,13 +255,20 @@ def _embedded_pairs(config: PreferenceConfig) -> dict[str, list[dict[str, Any]]]
     from train.embedded.preferences import make_pairs  # only the embedded experiment needs its world
 
     number = EMBEDDED_TRAIN_PAIRS if config.num_train_pairs is None else config.num_train_pairs
-    return {"train": make_pairs("train", seed=config.split_seed, num_pairs=number),
-            "validation": make_pairs("validation", seed=config.split_seed, num_pairs=config.num_validation_pairs)}
+    return {
+        "train": make_pairs("train", seed=config.split_seed, num_pairs=number),
+        "validation": make_pairs("validation", seed=config.split_seed, num_pairs=config.num_validation_pairs),
+    }
 
 
 def _as_dataset(config: PreferenceConfig) -> DatasetConfig:
-    return DatasetConfig(name=config.name, source=config.source, path=config.path, revision=config.revision,
-                         hub_split=config.hub_split)
+    return DatasetConfig(
+        name=config.name,
+        source=config.source,
+        path=config.path,
+        revision=config.revision,
+        hub_split=config.hub_split,
+    )
 
 
 @contextlib.contextmanager
@@ -253,13 +281,19 @@ def _in_our_words() -> Iterator[None]:
         raise DataError(*(re.sub(r"\bdataset(?=[.=])", "preference", part) for part in parts)) from error
 
 
-def _check_usable(config: PreferenceConfig, splits: Mapping[str, Sequence[TokenPair]], num_read: int,
-                  lost: Counter[str]) -> None:
+def _check_usable(
+    config: PreferenceConfig, splits: Mapping[str, Sequence[TokenPair]], num_read: int, lost: Counter[str]
+) -> None:
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(lost.items()))
     if lost.total() > config.max_unusable_share * num_read + 1e-9:
-        raise DataError(f"preference {config.name}: {lost.total()} of {num_read} pairs can't be used ({reasons})",
-                        f"at most preference.max_unusable_share={config.max_unusable_share:g} of them",
-                        "mend the data, raise preference.max_tokens, or raise preference.max_unusable_share")
+        raise DataError(
+            f"preference {config.name}: {lost.total()} of {num_read} pairs can't be used ({reasons})",
+            f"at most preference.max_unusable_share={config.max_unusable_share:g} of them",
+            "mend the data, raise preference.max_tokens, or raise preference.max_unusable_share",
+        )
     if not splits["train"]:
-        raise DataError(f"preference {config.name}: no pair is left to train on ({reasons or 'all are held out'})",
-                        "at least one usable pair", "lower preference.num_validation_pairs or add pairs")
+        raise DataError(
+            f"preference {config.name}: no pair is left to train on ({reasons or 'all are held out'})",
+            "at least one usable pair",
+            "lower preference.num_validation_pairs or add pairs",
+        )

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from train.files import read_json
+
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy")
 
 
@@ -16,6 +18,9 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy")
 def git_state() -> dict[str, Any]:
     """The checkout's commit and whether it has changes; empty outside a checkout."""
     root = Path(__file__).parents[1]
+    snapshot = read_json(root / "snapshot.json")  # a frozen copy of a checkout knows where it comes from
+    if snapshot is not None:
+        return {key: snapshot[key] for key in ("git_commit", "git_has_changes", "code") if key in snapshot}
     try:
         commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True,
                                 timeout=10, check=True).stdout.strip()

@@ -10,7 +10,7 @@ RECORD_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why a run failed. `kind` is a short class name such as data, model, nan_loss, out_of_memory, crash, code."""
+    """Why a run failed. `kind` is a short class name such as data, model, nan_loss, cuda_oom, crash, code."""
 
     kind: str
     message: str  # one line

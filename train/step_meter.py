@@ -8,7 +8,7 @@ from torch import nn
 
 from train.model import trainable_parameters
 
-# Dense peak of one device in operations per second, bfloat16, from the vendors' data sheets; by a part of its name.
+# Dense peak in operations per second, bfloat16, from the vendors' data sheets; by a part of its name.
 _PEAK_BFLOAT16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
 
 

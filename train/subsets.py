@@ -1,8 +1,8 @@
 """Subsets of a training set: by number, by share of each source, by length ratio. Pure and seeded.
 
-A subset is taken from the *training* rows, after validation and test rows were set aside: every size and every
-ratio is measured on the same held-out rows. A larger subset of one seed contains the smaller one, so a curve
-over sizes adds rows and never swaps them.
+A subset is taken from the *training* rows, after validation and test rows were set aside: every size and
+every ratio is measured on the same held-out rows. A larger subset of one seed contains the smaller one, so a
+curve over sizes adds rows and never swaps them.
 
 Lengths count white-space words and one role tag a message, as Table 5 of Instruction Modelling does (found by
 computation: its figures for LIMA and both Alpagasus sets come out to the last digit).
@@ -26,15 +26,19 @@ NUM_CLOSEST = 3000  # rows of a length-ratio subset where num_examples is null: 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SubsetConfig:
-    """Which training rows to keep; all null: every row. Each key is an axis: dataset.subset.num_examples, ..."""
+    """Which training rows to keep; all null: every row. Each key is an axis: dataset.subset.share, ..."""
 
     num_examples: int | None = neutral(None, None)
     share: float | None = neutral(None, None)  # of the training rows, where num_examples is null
-    by_source: bool = neutral(False, False)  # the number or the share is a quota of each source (the rows' "dataset")
+    by_source: bool = neutral(
+        False, False
+    )  # the number or the share is a quota of each source (the rows' "dataset")
     order: Literal["random", "file"] = neutral("random", "random")  # file: first come, first served
-    length_ratio: float | None = neutral(None, None)  # the rows whose instruction/output ratio is closest to it
-    # With length_ratio: so many closest rows are the pool from which num_examples are drawn at random. Without
-    # it, a larger subset also drifts further from the ratio, and a curve over sizes would mix the two.
+    length_ratio: float | None = neutral(
+        None, None
+    )  # the rows whose instruction/output ratio is closest to it
+    # With length_ratio: so many closest rows are the pool from which num_examples are drawn at random.
+    # Without it, a larger subset drifts further from the ratio, and a curve over sizes would mix the two.
     pool_size: int | None = neutral(None, None)
     seed: int = neutral(0, 0)  # of the random order
 
@@ -60,29 +64,35 @@ def subset_rows(rows: "Sequence[Row]", config: SubsetConfig, file_order: Sequenc
 
     file_order   row ids as the file has them; only order="file" reads it.
     Raises       DataError where more rows are asked for than there are.
-    Source       Instruction Modelling, arXiv 2405.14394, section 4.3: 3,000 rows of Tulu V2 closest to a ratio
-                 of 5, 10 or 15; 1,000 to 35,000 rows at a ratio of 10; quotas by source in file order.
+    Source       Instruction Modelling, arXiv 2405.14394, section 4.3: 3,000 rows of Tulu V2 closest to a
+                 ratio of 5, 10 or 15; 1,000 to 35,000 rows at a ratio of 10; quotas by source in file order.
     Differs      Its samples are unseeded, so they can't be drawn again; ours are.
     """
     if config.is_everything:
         return tuple(rows)
     number = _number(len(rows), config)
     if config.length_ratio is not None:
-        ranked = sorted(rows, key=lambda row: (_distance(row, config.length_ratio or 0.0), _place(config.seed, row)))
+        ranked = sorted(
+            rows, key=lambda row: (_distance(row, config.length_ratio or 0.0), _place(config.seed, row))
+        )
         pool = ranked[: config.pool_size or number]
         _check_enough(len(pool), number, "dataset.subset.pool_size" if config.pool_size else "training rows")
         chosen = sorted(pool, key=lambda row: _place(config.seed, row))[:number]
     else:
         positions = {row_id: place for place, row_id in enumerate(file_order)}
-        ranked = sorted(rows, key=(lambda row: (positions[row.row_id], b"")) if config.order == "file"
-                        else (lambda row: (0, _place(config.seed, row))))
+        ranked = sorted(
+            rows,
+            key=(lambda row: (positions[row.row_id], b""))
+            if config.order == "file"
+            else (lambda row: (0, _place(config.seed, row))),
+        )
         chosen = _by_source(ranked, number) if config.by_source else ranked[:number]
     kept = {row.row_id for row in chosen}
     return tuple(row for row in rows if row.row_id in kept)
 
 
 def quotas(sizes: Mapping[str, int], number: int) -> dict[str, int]:
-    """`number` divided among sources in proportion to their sizes; the largest remainders get the odd ones."""
+    """`number` divided among sources in proportion to their sizes, by largest remainders."""
     total = sum(sizes.values())
     exact = {source: number * size / total for source, size in sizes.items()}
     shares = {source: math.floor(value) for source, value in exact.items()}
@@ -93,7 +103,7 @@ def quotas(sizes: Mapping[str, int], number: int) -> dict[str, int]:
 
 
 def num_words(row: "Row") -> tuple[int, int]:
-    """White-space words of instruction and output, with one role tag a message; a system message instructs."""
+    """White-space words of instruction, system message included, and of output; one role tag a message."""
     counts = {True: 0, False: 0}
     for message in row.messages:
         counts[message.role == "assistant"] += len(message.content.split()) + 1
@@ -144,8 +154,11 @@ def _number(num_rows: int, config: SubsetConfig) -> int:
 
 def _check_enough(available: int, number: int, what: str) -> None:
     if number > available:
-        raise DataError(f"dataset.subset asks for {number} rows of {available}", f"at most as many as {what}",
-                        f"set dataset.subset.num_examples={available} or less")
+        raise DataError(
+            f"dataset.subset asks for {number} rows of {available}",
+            f"at most as many as {what}",
+            f"set dataset.subset.num_examples={available} or less",
+        )
 
 
 def _by_source(ranked: "list[Row]", number: int) -> "list[Row]":
@@ -166,7 +179,7 @@ def _distance(row: "Row", wanted: float) -> float:
 
 
 def _place(seed: int, row: "Row") -> bytes:
-    """A row's place in the random order: a function of its content, so that reordering the file changes nothing."""
+    """A row's place in the random order: a function of its content, so that the file's order is none."""
     content = json.dumps([[message.role, message.content] for message in row.messages])
     return hashlib.sha256(f"subset\n{seed}\n{content}\n{row.row_id}".encode()).digest()
 

@@ -29,7 +29,7 @@ class Tracker(Protocol):
         ...
 
     def finish(self, record: RunRecord | None) -> str:
-        """Close the mirror; None: the run goes on elsewhere. What the mirror lacks, in one line; "" if nothing."""
+        """Close the mirror; None: the run goes on elsewhere. What the mirror lacks, in one line, or ""."""
         ...
 
 
@@ -102,7 +102,7 @@ class Mirror:
         threading.Thread(target=self._work, name="mirror", daemon=True).start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """From the first step on the file is this attempt's: cut back to its checkpoint, then only growing."""
+        """From its first step on the file is this attempt's: cut to its checkpoint, then only growing."""
         self._has_begun.set()
 
     def finish(self, record: RunRecord | None) -> str:
@@ -152,7 +152,7 @@ class Mirror:
 
 
 def start_tracker(config: RunConfig, mirrored: MirroredRun, folder: Path) -> Tracker:
-    """The tracker the configuration asks for. Returns at once: everything slow happens in the mirror's thread."""
+    """The tracker the configuration asks for. Returns at once: the mirror's thread does all that is slow."""
     events = folder / "events.jsonl"
     if config.tracking.mode == "trackio":
         from train.tracking_trackio import TrackioSink

@@ -1,7 +1,7 @@
 """How many points really are in W&B's own file: its transaction log, read without W&B's help.
 
-W&B 0.31 tells nobody that it could not write; its reader went private. The format is LevelDB's log of protocol
-buffers: blocks of 32 KiB, chunks with a header of 7 bytes (checksum, length, kind), W&B's own 7 bytes in front.
+W&B 0.31 tells nobody that it could not write, and its reader went private. The format is LevelDB's log of
+protocol buffers: blocks of 32 KiB, chunks with a header of 7 bytes (checksum, length, kind), 7 in front.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A local dashboard: the sink behind tracking=trackio (pip install 'weight-sweep[dash]', then `trackio show`).
+"""A local dashboard: the sink behind tracking=trackio. pip install 'weight-sweep[dash]', then `trackio show`.
 
 Trackio keeps one SQLite file per project (TRACKIO_DIR, by default in the user's cache) and needs no server.
 """

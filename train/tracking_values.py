@@ -1,4 +1,4 @@
-"""What a run looks like in a mirror: name, tags, flat configuration, summary; and the record back from it. Pure.
+"""What a run looks like in a mirror: name, tags, flat configuration, summary; and the record from it. Pure.
 
 Configuration values are flat, so that scatter plots and parallel coordinates find them. Two keys are for
 programs, not for plots: `run_json` is the whole configuration, `cells_json_of_<sweep>` what a sweep asked of

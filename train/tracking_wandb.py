@@ -1,7 +1,7 @@
 """One W&B run per training run: the sink behind tracking=wandb and tracking=wandb_offline.
 
-W&B's own step is set to ours: line n of the server's history is optimiser step n, whoever sends it. A run that is
-continued asks the server for the last step it has and goes on behind it, so that overlapping attempts,
+W&B's own step is set to ours: line n of the server's history is optimiser step n, whoever sends it. A run that
+is continued asks the server for the last step it has and goes on behind it, so that overlapping attempts,
 rewound to a checkpoint or killed, make one history without holes or repetitions. An offline run can't ask, so
 every attempt's offline folder holds the run's whole history and marks its predecessors as superseded.
 """
@@ -23,6 +23,7 @@ INIT_S, FINISH_S = 7.0, 4.0
 FLUSH_S = 0.5  # the default, 15 s, lost 29 of 100 steps to a SIGKILL
 DISTRUST_S = 600.0  # after a failure of the server: so long this process only writes to disk
 
+_NO_KEY = "W&B has no API key: run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline"
 _distrusted_until = float("-inf")
 
 
@@ -73,7 +74,8 @@ class WandbSink:
             return "the W&B server did not take everything; python -m sweep ... sync sends the rest later"
         lost = self._num_lost() if self.mode == "offline" else 0  # an online run's points are with the server
         if lost > 0:
-            return f"{lost} of {self.num_logged} points did not reach {self.log_file.parent}{_why(self.log_file)}"
+            place = f"{self.log_file.parent}{_why(self.log_file)}"
+            return f"{lost} of {self.num_logged} points did not reach {place}"
         return ""
 
     def _num_lost(self) -> int:
@@ -86,10 +88,15 @@ class WandbSink:
         return lost
 
 
-def start_run(mirrored: MirroredRun, folder: Path, mode: Mode, **settings: Any) -> Any:
-    """wandb.init as this project wants it: beside other runs, silent, and never the owner of the console."""
+def set_environment() -> None:
+    """To be called before anything of W&B: it reads its variables once."""
     os.environ.pop("WANDB_SWEEP_ID", None)  # with it, W&B ignores id, project and entity
     os.environ.setdefault("WANDB_SILENT", "true")  # the setting comes too late for what a login says
+
+
+def start_run(mirrored: MirroredRun, folder: Path, mode: Mode, **settings: Any) -> Any:
+    """wandb.init as this project wants it: beside other runs, silent, and never the owner of the console."""
+    set_environment()
     import wandb
 
     own = {
@@ -98,6 +105,7 @@ def start_run(mirrored: MirroredRun, folder: Path, mode: Mode, **settings: Any) 
         "disable_git": True,
         "save_code": False,
         "x_save_requirements": False,
+        "x_disable_meta": True,  # it holds the command line, and with it whatever somebody typed there
         "x_disable_stats": not _has_gpu(),
         "x_transaction_log_flush_interval": FLUSH_S,
         "finish_timeout": FINISH_S,
@@ -127,7 +135,7 @@ def start_run(mirrored: MirroredRun, folder: Path, mode: Mode, **settings: Any) 
 
 
 def end_run(run: Any, record: RunRecord | None) -> None:
-    """Finished, failed, or to be continued ("preempted" is W&B's word); TimeoutError if the server is too slow."""
+    """Finished, failed, or to go on later (W&B's "preempted"); TimeoutError if the server is too slow."""
     if record is None:
         run.mark_preempting()
     else:
@@ -140,10 +148,10 @@ def explained(error: BaseException, mirrored: MirroredRun) -> str:
     text = " ".join(str(error).split())
     place = f"{mirrored.entity or 'the default entity'}/{mirrored.project}"
     known = {
-        "api_key": "W&B has no API key: run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline",
-        "api key": "W&B has no API key: run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline",
-        "previously created and deleted": f"W&B run {mirrored.id} was deleted in {place}, and W&B never takes an id "
-        "again: say tracking.project=ANOTHER",
+        "api_key": _NO_KEY,
+        "api key": _NO_KEY,
+        "previously created and deleted": f"W&B run {mirrored.id} was deleted in {place}, and W&B never takes an "
+        "id again: say tracking.project=ANOTHER",
         "not found during upsertbucket": f"W&B has no entity {mirrored.entity} that takes runs of yours: "
         "correct tracking.entity",
         "401": "W&B refuses the API key: run `wandb login --relogin`",

@@ -1,6 +1,6 @@
 """A run's trained weights as a standard folder: written, found again, loaded, and proved to be the record's.
 
-Full fine-tuning leaves a transformers checkpoint, LoRA a PEFT adapter; both in safetensors, with the tokenizer.
+Full fine-tuning leaves a transformers checkpoint, LoRA a PEFT adapter; both in safetensors, with tokenizer.
 One file beside them says which run they are and which parameters its hash is over.
 """
 
@@ -23,8 +23,10 @@ from train.files import read_json, write_json_atomic
 from train.kept import ABOUT, FOLDER
 from train.model import trainable_parameters
 
-def save_weights(model: nn.Module, tokenizer: Any, config: RunConfig, run_folder: Path,
-                 about: Mapping[str, Any]) -> None:
+
+def save_weights(
+    model: nn.Module, tokenizer: Any, config: RunConfig, run_folder: Path, about: Mapping[str, Any]
+) -> None:
     """Write the run's weights below its folder: whole, or not at all.
 
     about   run_id, fingerprint, identities, parameters_sha256: what names the run
@@ -34,11 +36,19 @@ def save_weights(model: nn.Module, tokenizer: Any, config: RunConfig, run_folder
     try:
         with _cache_in_use(model):
             # peft would otherwise look whether the embeddings were resized, for which it asks the hub.
-            model.save_pretrained(temporary, **({"save_embedding_layers": False}  # type: ignore[operator]
-                                                if hasattr(model, "peft_config") else {}))
+            model.save_pretrained(
+                temporary,
+                **(
+                    {"save_embedding_layers": False}  # type: ignore[operator]
+                    if hasattr(model, "peft_config")
+                    else {}
+                ),
+            )
         tokenizer.save_pretrained(temporary)
-        write_json_atomic(temporary / ABOUT, {**about, "config": config_to_dict(config),
-                                              "parameters": sorted(trainable_parameters(model))})
+        write_json_atomic(
+            temporary / ABOUT,
+            {**about, "config": config_to_dict(config), "parameters": sorted(trainable_parameters(model))},
+        )
         shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
         os.rename(temporary, run_folder / FOLDER)
     finally:
@@ -52,8 +62,11 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         for name, tensor in _tensors(folder, list(missing)):
             missing.pop(name).copy_(tensor)
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} parameters, first {min(missing)}",
-                         "the weights of a run of the same base and method", "name another parent=")
+        raise ModelError(
+            f"{folder} lacks {len(missing)} parameters, first {min(missing)}",
+            "the weights of a run of the same base and method",
+            "name another parent=",
+        )
 
 
 def saved_sha256(folder: Path) -> str:
@@ -64,7 +77,9 @@ def saved_sha256(folder: Path) -> str:
     places = dict(_places(folder))
     for name in tensors:  # sorted when it was written; one tensor at a time is held
         if _key(name) not in places:
-            raise ModelError(f"{folder} lacks the parameter {name}", "every parameter of the run", "export it again")
+            raise ModelError(
+                f"{folder} lacks the parameter {name}", "every parameter of the run", "export it again"
+            )
         with safetensors.safe_open(places[_key(name)], framework="pt") as stream:
             digest.update(name.encode())
             digest.update(stream.get_tensor(_key(name)).contiguous().view(torch.uint8).numpy().tobytes())
@@ -93,7 +108,7 @@ def _key(name: str) -> str:
 
 @contextlib.contextmanager
 def _cache_in_use(model: nn.Module) -> Iterator[None]:
-    """Training switches the cache of keys and values off; whoever loads the folder wants to generate with it."""
+    """Training switches the cache of keys and values off; whoever loads the folder wants to generate."""
     config: Any = model.config
     before = config.use_cache
     config.use_cache = True

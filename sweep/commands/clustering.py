@@ -16,7 +16,7 @@ POLL_S = 2.0
 
 def submit(session: Session) -> int:
     """Send the workers that lack and return: nobody has to stay logged in."""
-    found = tender_of(session).tend()
+    found = tender_of(session).tend(is_asked=True)
     if _is_over(found):
         return _finish(session, found)
     print("\n".join(_where_things_stand(found)))

@@ -58,7 +58,7 @@ def status(arguments: Arguments) -> int:
     num_workers = max(1, found.num_working) if found else session.num_slots(session.gpus())
     estimate = time_left(session.plan, states, history(session.plan, session.ledger), num_workers)
     print("\n".join([*status_lines(session.plan, states, estimate), *lines]))
-    print(f"one run by hand: {_train_command(_interesting(session, states))}")
+    print(f"one run by hand: {_train_command(_interesting(session, states), session.ledger)}")
     return 0
 
 
@@ -134,7 +134,7 @@ def _interesting(session: Session, states: dict[str, RunState]) -> RunSpec:
     order = (Status.FAILED, Status.LOST, Status.RUNNING)
     ranked = sorted(session.plan.runs, key=lambda spec: order.index(status)
                     if (status := states[spec.fingerprint].status) in order else len(order))
-    trained = [spec for spec in ranked if spec.config.stage == "sft"]
+    trained = [spec for spec in ranked if spec.config.stage != "base"]
     return (trained or ranked)[0]
 
 
@@ -151,13 +151,13 @@ def _explanation(spec: RunSpec, state: RunState, ledger: Ledger, arguments: Argu
                     f"where: {state.failure.last_frame or 'not known'}",
                     f"log: {log}",
                     f"try again: {retry}",
-                    f"by hand: {_train_command(spec)}"]
+                    f"by hand: {_train_command(spec, ledger)}"]
         case Status.FINISHED:
             record = ledger.record(spec.fingerprint)
             took = f" in {duration_text(run_seconds(record))}" if record else ""
             return [f"{spec.run_id} finished{took} in attempt {state.attempt}",
                     f"record: {ledger.folder(spec.fingerprint) / 'record.json'}",
-                    f"by hand: {_train_command(spec)}"]
+                    f"by hand: {_train_command(spec, ledger)}"]
         case Status.RUNNING:
             since = duration_text(time.time() - state.owner.claimed_at) if state.owner else "a while"
             return [f"{spec.run_id} is running for {since}, {progress}, {where}", f"log: {log}"]
@@ -172,10 +172,10 @@ def _explanation(spec: RunSpec, state: RunState, ledger: Ledger, arguments: Argu
         case _:
             before = "its failure was forgiven, " if state.attempt else ""
             return [f"{spec.run_id} is planned: {before}nobody has taken it yet", f"it starts with: {again}",
-                    f"by hand: {_train_command(spec)}"]
+                    f"by hand: {_train_command(spec, ledger)}"]
 
 
-def _train_command(spec: RunSpec) -> str:
+def _train_command(spec: RunSpec, ledger: Ledger) -> str:
     from sweep.plan import train_command
 
-    return train_command(spec)
+    return train_command(spec, ledger.root)

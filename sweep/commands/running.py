@@ -7,8 +7,8 @@ from sweep.commands.reporting import show_report
 from sweep.commands.session import Session, find_run, open_session
 from sweep.controller import Controller, Ending, Interrupts
 from sweep.launch import Launch
-from sweep.show import make_view, reason
 from sweep.retention import prune
+from sweep.show import make_view, reason
 from sweep.spec import Status
 from sweep.stages import children
 from train.errors import DataError, ModelError

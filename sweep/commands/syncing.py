@@ -1,69 +1,65 @@
 """sync: what the ledger has and the W&B server hasn't, sent run after run from a machine with a network.
 
-The upload is made from events.jsonl and record.json, not by replaying W&B's offline folders: the ledger is the
-truth and W&B its mirror. Offline folders of attempts overlap (each begins again at its checkpoint), and
+The upload is made from events.jsonl and record.json, not by replaying W&B's offline folders: the ledger is
+the truth and W&B its mirror. Offline folders of attempts overlap (each begins again at its checkpoint), and
 `wandb sync` would append one behind the other with shifted steps; events.jsonl is cut back by the run itself,
 so it holds every step once, a run without any offline folder can be sent as well, and system statistics are
 the one thing that stays behind. Each upload begins behind the last step that the server says it has, so doing
 it again, or after dying half-way, repeats nothing.
 
-    <run>/wandb_synced.json      per server and project: the last step and the record that the server confirmed
+    <run>/wandb_synced.json      per server and project: the last step and the record that it confirmed
     <root>/<sweep>/sync.lock     held while a sync runs; a second one, such as cron's next, leaves at once
 """
 
 import fcntl
-import hashlib
 import netrc
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sweep.arguments import Arguments
 from sweep.asked import asked_by_fingerprint
 from sweep.commands.session import Session, open_session
-from sweep.ledger import Ledger
-from sweep.spec import RunSpec, Status
+from sweep.spec import Plan, RunSpec, Status
+from sweep.upload import News, is_confirmed, mirrored_for_sync, news_of, upload
 from train.errors import UserError
 from train.files import read_json, write_json_atomic
-from train.record import RunRecord
-from train.tracking import EventReader, one_line
-from train.tracking_values import SWEEP_TAG, Asked, MirroredRun, mirrored_run
-from train.tracking_wandb import end_run, explained, mark_synced, start_run
+from train.tracking import one_line
+from train.tracking_values import Asked
+from train.tracking_wandb import explained, mark_synced, set_environment
 
 MIN_INTERVAL_S = 0.1  # between the beginnings of two uploads: at most 10 new runs a second
 NUM_FAILURES = 3  # in a row, then the server is left in peace
-CONFIRM_AFTER_S = (0.0, 0.5, 1.0, 2.0, 4.0)
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 SYNCED = "wandb_synced.json"
 _MISTAKES = ("api key", "no entity", "lets you not write")  # parts of lines about the user's mistakes
 
 
-@dataclass(frozen=True, slots=True)
-class News:
-    """What a run has to tell. digest: of its record, or of its failure; "" while it has neither."""
-
-    events: list[dict[str, Any]]
-    record: RunRecord | None
-    digest: str
-
-    @property
-    def last_step(self) -> int:
-        return self.events[-1]["step"] if self.events else 0
-
-
 def sync(arguments: Arguments) -> int:
-    """Exit code 0 when the server has everything; 1 when something is left, named; UserError for a mistake."""
-    return sync_session(open_session(arguments, allow_unresolved=True))
+    """Exit code 0 when the server has everything, 1 when something is left; UserError for a mistake."""
+    session = open_session(arguments, allow_unresolved=True)
+    saved = session.folder.plan()
+    if saved is not None and not says_tracking(arguments) and _same_runs(saved, session.plan):
+        session = replace(session, plan=saved)  # to the project that its workers were told
+    return sync_session(session)
+
+
+def says_tracking(arguments: Arguments) -> bool:
+    """Whether the command line says where to: else the sweep's own plan does."""
+    return any(override.lstrip("+").startswith("tracking") for override in arguments.overrides)
+
+
+def _same_runs(one: Plan, other: Plan) -> bool:
+    return [spec.fingerprint for spec in one.runs] == [spec.fingerprint for spec in other.runs]
 
 
 def sync_session(session: Session) -> int:
     """`sync` of a sweep that is open already."""
-    os.environ.setdefault("WANDB_SILENT", "true")  # what there is to say is said here
+    set_environment()
     with _only_one(session.folder.path) as is_mine:
         if not is_mine:
             print("another sync of this sweep is at work; nothing to do")
@@ -73,7 +69,7 @@ def sync_session(session: Session) -> int:
 
 
 def require_api_key() -> None:
-    """UserError if W&B would have to ask for one. Asks neither W&B nor its server, so that it costs nothing."""
+    """UserError if W&B would have to ask for one. Neither W&B nor its server is asked: it costs nothing."""
     if not any(os.environ.get(name) for name in _KEYS) and not _has_login():
         raise UserError(
             "W&B has no API key",
@@ -96,6 +92,10 @@ class _Sync:
 
     def __init__(self, session: Session) -> None:
         self.session, self.ledger = session, session.ledger
+        saved = session.folder.plan()
+        self.live = {
+            spec.fingerprint for spec in (saved.runs if saved else ()) if spec.config.tracking.mode == "wandb"
+        }
         self.asked = asked_by_fingerprint(session.plan)
         self.num_there = self.num_sent = self.num_points = 0
         self.problems: list[str] = []
@@ -124,7 +124,7 @@ class _Sync:
     def _news(self, spec: RunSpec) -> News | None:
         """What can be told of the run; None if nothing yet, or if its worker tells it live."""
         state = self.ledger.status(spec.fingerprint)
-        if state.status is Status.RUNNING and spec.config.tracking.mode == "wandb":
+        if state.status is Status.RUNNING and spec.fingerprint in self.live:
             return None
         news = news_of(self.ledger, spec)
         return news if news.events or news.digest else None
@@ -201,78 +201,6 @@ class _Sync:
             f"{len(self.problems)} problems, the last: {self.problems[-1]}\nrun the same line again to go on"
         )
         return 1
-
-
-def news_of(ledger: Ledger, spec: RunSpec) -> News:
-    """Steps and end of one run, as the ledger has them now."""
-    folder, state = ledger.folder(spec.fingerprint), ledger.status(spec.fingerprint)
-    events: dict[int, dict[str, Any]] = {
-        event["step"]: event for event in EventReader(folder / "events.jsonl").new()
-    }
-    record, digest = ledger.record(spec.fingerprint), ""
-    if record is not None:
-        digest = hashlib.sha256((folder / "record.json").read_bytes()).hexdigest()
-    elif state.status is Status.FAILED and state.failure is not None:
-        record = RunRecord(
-            run_id=spec.run_id,
-            fingerprint=spec.fingerprint,
-            outcome="failed",
-            failure=state.failure,
-            stage=spec.config.stage,
-            attempt=state.attempt,
-        )
-        digest = f"failure {state.attempt}"
-    return News([events[step] for step in sorted(events)], record, digest)
-
-
-def mirrored_for_sync(
-    spec: RunSpec, asked: Asked, record: RunRecord | None, sweeps: list[str]
-) -> MirroredRun:
-    """The run as its worker would have mirrored it; the group is the first sweep's that sent it."""
-    commit = record.environment.get("git_commit") if record is not None else None
-    identities = {"model_identity": spec.model_identity, "dataset_identity": spec.dataset_identity}
-    mirrored = mirrored_run(spec.config, spec.run_id, spec.fingerprint, identities, commit, asked)
-    tags = dict.fromkeys([*mirrored.tags, *((SWEEP_TAG + name)[:64] for name in sweeps)])
-    return replace(mirrored, group=sweeps[0] if sweeps else mirrored.group, tags=tuple(tags))
-
-
-def upload(mirrored: MirroredRun, news: News, scratch: Path, **settings: Any) -> tuple[int, str]:
-    """Send what the server hasn't; how many points that were, and the run's path on the server."""
-    run = start_run(
-        mirrored,
-        scratch,
-        "online",
-        finish_timeout=120.0,
-        x_disable_stats=True,
-        x_skip_transaction_log=True,
-        **settings,
-    )
-    path = f"{run.entity}/{run.project}/{run.id}"  # after the end, asking the run would block
-    last = run.starting_step - 1 if run.resumed else 0
-    new = [event for event in news.events if event["step"] > last]
-    for event in new:
-        run.log(
-            {"trainer_step": event["step"], **{key: value for key, value in event.items() if key != "step"}},
-            step=event["step"],
-            commit=True,
-        )
-    end_run(run, news.record)
-    return len(new), path
-
-
-def is_confirmed(path: str, news: News) -> bool:
-    """Whether the server itself says that it has the last step and the record."""
-    import wandb
-
-    api = wandb.Api(timeout=30)
-    for wait_s in CONFIRM_AFTER_S:
-        time.sleep(wait_s)
-        run = api.run(path)
-        run.load(force=True)
-        has_steps = not news.events or run.lastHistoryStep == news.last_step
-        if has_steps and (news.record is None or run.summary_metrics.get("outcome") == news.record.outcome):
-            return True
-    return False
 
 
 def target_name(spec: RunSpec) -> str:

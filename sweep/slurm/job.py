@@ -25,6 +25,7 @@ from sweep.ledger import CLAIMABLE, Ledger
 from sweep.slurm.classes import class_of
 from sweep.slurm.jobs import job_from_text, this_job
 from sweep.slurm.queue import call
+from sweep.slurm.reconcile import code_at_fault
 from sweep.spec import RunSpec, Status
 from sweep.worker import SAME_FAILURE, TRAINER, Worker, load_trainer
 
@@ -80,7 +81,8 @@ class _Job:
         self.ledger = Ledger(request.root, request.max_attempts)
         self.folder = SweepFolder(request.root, request.sweep)
         self._launcher = LauncherConfig(kind="slurm", gpus=request.gpus, memory_gb=request.memory_gb,
-                                        time_min=request.launcher_time_min)
+                                        time_min=request.launcher_time_min,
+                                        signal_delay_s=request.signal_delay_s)
         limit_s = 60.0 * request.time_min
         started = float(os.environ.get("SLURM_JOB_START_TIME") or self.started)
         self._end = float(os.environ.get("SLURM_JOB_END_TIME") or started + limit_s)
@@ -117,7 +119,8 @@ class _Job:
         return self._is_ours(spec) and self._has_time()
 
     def _is_ours(self, spec: RunSpec) -> bool:
-        return class_of(spec.config, self._launcher).name == self.request.class_name
+        num_host_ooms = self.ledger.losses(spec.fingerprint).count("host_oom")
+        return class_of(spec.config, self._launcher, num_host_ooms).name == self.request.class_name
 
     def _is_cancelled(self) -> bool:
         return self.folder.was_stopped_after(self.request.submitted_at)
@@ -148,13 +151,8 @@ class _Job:
         return [(spec, states[spec.fingerprint]) for spec in runs]
 
     def _is_the_code_at_fault(self) -> bool:
-        """Whether three runs failed in the same line, on whatever nodes, and none is finished."""
-        trained = [state for spec, state in self._states() if spec.config.stage != "base"]
-        if any(state.status is Status.FINISHED for state in trained):
-            return False
-        failures = [state.failure for state in trained if state.failure is not None]
-        lines = [failure.last_frame for failure in failures if failure.kind == "code"]
-        return any(lines.count(line) >= 3 for line in set(lines))
+        """On whatever nodes: each worker alone would need three runs to notice."""
+        return code_at_fault([state for spec, state in self._states() if spec.config.stage != "base"]) is not None
 
     def _queue_again(self) -> int:
         """Put this job back into the queue, if there is work for it and nobody cancelled it."""

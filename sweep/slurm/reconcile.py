@@ -13,6 +13,8 @@ from sweep.slurm.batches import Batch
 from sweep.slurm.jobs import JobName, job_from_text
 from sweep.slurm.queue import Queue, batch_of
 from sweep.spec import Status
+from sweep.worker import NUM_SAME_FAILURES
+from train.record import Failure
 
 SEEN_TO_END_S = 10.0  # heartbeats come every two seconds
 SUBMISSION_S = 60.0  # a batch that was just announced may not be in the queue yet
@@ -32,6 +34,7 @@ class Held:
     attempt: int
     job: JobName
     silence_s: float
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,8 @@ class Death:
     attempt: int
     kind: str
     evidence: str
+    job: str = ""
+    node: str = ""
 
 
 def held_claims(states: Mapping[str, RunState], silence: Mapping[str, float]) -> list[Held]:
@@ -51,7 +56,8 @@ def held_claims(states: Mapping[str, RunState], silence: Mapping[str, float]) ->
         job = job_from_text(state.owner.job) if state.owner and state.status is Status.RUNNING else None
         if job is not None:
             found.append(Held(fingerprint=fingerprint, attempt=state.attempt, job=job,
-                              silence_s=silence.get(fingerprint, 0.0)))
+                              silence_s=silence.get(fingerprint, 0.0),
+                              node=state.owner.worker.partition(",")[0] if state.owner else ""))
     return found
 
 
@@ -72,7 +78,8 @@ def deaths(held: Iterable[Held], queue: Queue, accounting: Mapping[str, tuple[st
         needed_s = min(SEEN_TO_END_S, silence_s) if is_certain else silence_s
         if claim.silence_s >= needed_s:
             found.append(Death(fingerprint=claim.fingerprint, attempt=claim.attempt, kind=kind,
-                               evidence=f"{words}; its last heartbeat was {claim.silence_s:.0f} s ago"))
+                               evidence=f"{words}; its last heartbeat was {claim.silence_s:.0f} s ago",
+                               job=str(claim.job), node=claim.node))
     return found
 
 
@@ -83,6 +90,27 @@ def hung(held: Iterable[Held], queue: Queue, hung_s: float) -> list[Held]:
     """
     return [claim for claim in held if claim.silence_s > hung_s and _is_in(queue, claim.job)
             and queue[claim.job.key].state == "RUNNING" and queue[claim.job.key].restart == claim.job.restart]
+
+
+def died_at_once(batches: Sequence[Batch], queue: Queue, states: Iterable[RunState], class_name: str) -> Batch | None:
+    """The latest batch of a class, if its workers all failed before they claimed anything: the next ones would, too."""
+    ours = [batch for batch in batches if batch.class_name == class_name]
+    if not ours:
+        return None
+    tasks = [task for task in queue.values() if task.batch == ours[-1].batch]
+    claimed = {job.batch for state in states if state.owner and (job := job_from_text(state.owner.job))}
+    is_dead = bool(tasks) and all(task.state == "FAILED" for task in tasks) and ours[-1].batch not in claimed
+    return ours[-1] if is_dead else None
+
+
+def code_at_fault(trained: Iterable[RunState]) -> Failure | None:
+    """The failure of three runs that failed in the same line while none is finished: no run would fare better."""
+    trained = list(trained)
+    if any(state.status is Status.FINISHED for state in trained):
+        return None
+    failures = [state.failure for state in trained if state.failure is not None and state.failure.kind == "code"]
+    lines = [failure.last_frame for failure in failures]
+    return next((failure for failure in failures if lines.count(failure.last_frame) >= NUM_SAME_FAILURES), None)
 
 
 def num_lacking(open_runs: Sequence[RunState], batches: Sequence[Batch], queue: Queue, class_name: str, *,

@@ -7,23 +7,39 @@ number of callers at once do no harm: facts are files that appear once, and a wo
 import contextlib
 import fcntl
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from sweep.attempts import tail
 from sweep.errors import LaunchError
-from sweep.folder import SweepFolder
+from sweep.folder import SweepFolder, check_root
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger, RunState
 from sweep.slurm.batches import Batch, batches, folder_of, write_answer
 from sweep.slurm.classes import by_class
 from sweep.slurm.code import freeze
+from sweep.slurm.evidence import failure_class, telling_line
+from sweep.slurm.jobs import job_from_text
 from sweep.slurm.queue import Queue, call, read_accounting, read_queue
-from sweep.slurm.reconcile import Death, Held, deaths, held_claims, hung, num_lacking, unknown_jobs
+from sweep.slurm.reconcile import (
+    Death,
+    Held,
+    code_at_fault,
+    deaths,
+    died_at_once,
+    held_claims,
+    hung,
+    num_lacking,
+    unknown_jobs,
+)
 from sweep.slurm.submit import submit_workers
 from sweep.spec import Plan, Status
 from sweep.worker import TRAINER
+from train.files import read_json, write_json_exclusive
 
 
+NUM_NODE_FAILURES = 2
 ORPHAN_S = 3600.0  # since a batch was announced, after which it won't appear any more
 
 
@@ -93,22 +109,29 @@ class Tender:
         return replace(found, states=states, dead=tuple(dead),
                        hung=tuple(hung(held, queue, self.launcher.hung_s)))
 
-    def tend(self) -> Look:
-        """Look, give up dead claims, and submit the workers that lack. Raises LaunchError if the site refuses."""
+    def tend(self, *, is_asked: bool = False) -> Look:
+        """Look, give up dead claims, and submit the workers that lack.
+
+        is_asked: somebody said run, and so wants workers even after the last ones died at once.
+        Raises   LaunchError if the scheduler doesn't answer or refuses.
+        """
         found = self.look()
         if found.queue is None:
             if any(state.status in CLAIMABLE for state in found.states.values()):
                 raise LaunchError(found.problem)
             return found
-        for death in found.dead:
+        for death in map(self._classified, found.dead):
             if self.ledger.give_up(death.fingerprint, death.attempt, death.kind, death.evidence):
+                if death.kind == "node_fail" and death.node:
+                    name = f"bad-node-{death.fingerprint[:12]}-{death.attempt}.json"
+                    write_json_exclusive(folder_of(self.folder) / name, {"node": death.node})
                 self.say(f"lost {self.plan.spec(death.fingerprint).run_id} ({death.kind}): {death.evidence}")
         for claim in found.hung:
             with contextlib.suppress(LaunchError):
                 call("scontrol", "requeue", claim.job.key)
                 self.say(f"job {claim.job.key} runs but was silent for {claim.silence_s:.0f} s: queued again")
         with self._lock() as is_ours:
-            return replace(found, sent=tuple(self._send(found))) if is_ours else found
+            return replace(found, sent=tuple(self._send(found, is_asked))) if is_ours else found
 
     def repair(self) -> list[str]:
         """Give up dead claims, and take workers of no batch of ours out of the queue; what was done, in lines."""
@@ -116,7 +139,7 @@ class Tender:
         if found.queue is None:
             raise LaunchError(found.problem)
         lines = []
-        for death in found.dead:
+        for death in map(self._classified, found.dead):
             if self.ledger.give_up(death.fingerprint, death.attempt, death.kind, death.evidence):
                 run_id = self.plan.spec(death.fingerprint).run_id
                 lines.append(f"claim {death.attempt} of {run_id} given up ({death.kind}): {death.evidence}")
@@ -142,18 +165,59 @@ class Tender:
             call("scancel", "--state=PENDING", *numbers)
         return found.num_waiting
 
-    def _send(self, found: Look) -> list[Batch]:
+    def _send(self, found: Look, is_asked: bool) -> list[Batch]:
         queue = found.queue or {}
         sent: list[Batch] = []
-        for resources, runs in by_class(self.plan.runs, self.launcher).items():
+        states = found.states
+        failure = code_at_fault(states[spec.fingerprint] for spec in self.plan.runs if spec.config.stage != "base")
+        if failure is not None and not is_asked:
+            raise LaunchError(f"stopped: the first runs all failed in {failure.last_frame}: {failure.message}",
+                              "code that trains", "mend it, then say retry: the rest stays planned")
+        if any(state.status in CLAIMABLE for state in states.values()):
+            check_root(self.folder.root)  # a full disk: the sweep waits, instead of burning jobs on it
+        launcher = self._without_bad_nodes()
+        host_ooms = {name: self.ledger.losses(name).count("host_oom") for name, state in states.items()
+                     if state.attempt and state.status is not Status.FINISHED}
+        for resources, runs in by_class(self.plan.runs, launcher, host_ooms).items():
             states = [found.states[spec.fingerprint] for spec in runs]
             known = batches(self.folder, [(task.batch, task.key) for task in queue.values()])
             lacking = num_lacking(states, known, queue, resources.name, max_jobs=self.launcher.max_jobs,
                                   runs_per_job=self.launcher.runs_per_job, now=time.time())
+            dead = died_at_once(known, queue, states, resources.name)
+            if lacking and dead and not is_asked:
+                raise self._last_words(dead)
             if lacking:
-                sent += submit_workers(self.folder, self.launcher, resources, lacking, freeze(self.folder.root),
+                sent += submit_workers(self.folder, launcher, resources, lacking, freeze(self.folder.root),
                                        trainer=self._trainer, say=self.say)
         return sent
+
+    def _classified(self, death: Death) -> Death:
+        """With what the dead worker printed taken into account, where SLURM only knows that it ended."""
+        job = job_from_text(death.job)
+        if death.kind != "killed" or job is None:
+            return death
+        log = folder_of(self.folder) / job.batch / f"{job.key}_0_log.out"
+        text = "\n".join([*tail(self.ledger.attempt_path(death.fingerprint, death.attempt, "log"), 40), *tail(log, 10)])
+        kind = failure_class("", text)
+        if kind in ("code", "nan_loss"):  # a worker survives these: they are not what ended it
+            kind = "killed"
+        line = telling_line(kind, text)
+        return replace(death, kind=kind, evidence=f"{death.evidence}; it said: {line[:200]}" if line else death.evidence)
+
+    def _without_bad_nodes(self) -> LauncherConfig:
+        """The launcher, keeping away from nodes that took two runs with them."""
+        counts = Counter(str(values.get("node")) for values in map(read_json, sorted(
+            folder_of(self.folder).glob("bad-node-*.json"))) if values)
+        bad = [node for node, number in sorted(counts.items()) if number >= NUM_NODE_FAILURES]
+        if not bad:
+            return self.launcher
+        return replace(self.launcher, exclude=",".join([*filter(None, [self.launcher.exclude]), *bad]))
+
+    def _last_words(self, batch: Batch) -> LaunchError:
+        logs = sorted((folder_of(self.folder) / batch.batch).glob("*.out"))
+        words = next((line for log in logs for line in reversed(tail(log, 5)) if "srun: error" not in line), "nothing")
+        return LaunchError(f"the workers of job {batch.job} died before they claimed a run; one said: {words[:300]}",
+                           "workers that start", "mend it (launcher.setup?), then run again")
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[bool]:

@@ -7,11 +7,18 @@ import shutil
 import pytest
 from commands import run_command
 
+from train.__main__ import main
+
 pytestmark = pytest.mark.integration
 pytest.importorskip("trl")
 
-SMALL = ["dataset.num_train_rows=256", "dataset.num_validation_rows=16", "dataset.num_test_rows=0",
-         "eval.max_new_tokens=2"]
+ROWS = [
+    "dataset.num_validation_rows=16",
+    "dataset.num_test_rows=0",
+    "dataset.num_robustness_rows=0",
+    "eval=likelihood",
+]
+PAIRS = ["preference.num_train_pairs=256", "preference.num_validation_pairs=200"]
 
 
 def record_of(folder):
@@ -20,11 +27,22 @@ def record_of(folder):
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
-    """A supervised run with its weights, and what the command said."""
+    """A supervised run with its weights."""
     folder = tmp_path_factory.mktemp("parent") / "sft"
-    done = run_command("train", "objective.prompt_weight=0", "objective.response_weight=1", "seed=0", "keep=all",
-                       *SMALL, f"output={folder}")
-    assert done.returncode == 0, done.stderr
+    assert (
+        main(
+            [
+                "objective.prompt_weight=0",
+                "objective.response_weight=1",
+                "seed=0",
+                "keep=all",
+                *ROWS,
+                "dataset.num_train_rows=256",
+                f"output={folder}",
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -32,15 +50,15 @@ def parent(tmp_path_factory):
 def child(parent, tmp_path_factory):
     """A preference-tuned run on top of it."""
     folder = tmp_path_factory.mktemp("child") / "dpo"
-    done = run_command("train", "stage=dpo", f"parent={parent}", "preference.num_train_pairs=256", "keep=all",
-                       f"output={folder}")
-    assert done.returncode == 0, done.stderr
+    assert main(["stage=dpo", f"parent={parent}", *PAIRS, "keep=all", f"output={folder}"]) == 0
     return folder
 
 
 def test_the_better_answers_become_likelier(parent, child):
     metrics = record_of(child)["metrics"]
-    print({name: round(value, 3) for name, value in metrics.items() if "preference" in name or "reward" in name})
+    print(
+        {name: round(value, 3) for name, value in metrics.items() if "preference" in name or "reward" in name}
+    )
     assert metrics["validation_preference_accuracy"] > metrics["validation_parent_preference_accuracy"]
     assert metrics["validation_reward_accuracy"] > 0.6
     assert metrics["validation_reward_margin"] > 0
@@ -51,17 +69,17 @@ def test_the_better_answers_become_likelier(parent, child):
 
 def test_it_begins_at_its_reference(child):
     events = [json.loads(line) for line in (child / "events.jsonl").read_text().splitlines()]
-    assert abs(events[0]["train_loss"] - math.log(2)) < 1e-5, "policy and reference are equal before the first step"
+    assert abs(events[0]["train_loss"] - math.log(2)) < 1e-5, (
+        "policy and reference are equal before the first step"
+    )
     assert [event["step"] for event in events] == list(range(1, len(events) + 1))
     assert events[-1]["train_loss"] < events[0]["train_loss"]
 
 
 def test_it_starts_from_an_export_and_ends_in_the_same_bits(parent, child, tmp_path):
-    assert run_command("train", "export", str(parent), f"output={tmp_path / 'model'}").returncode == 0
+    assert main(["export", str(parent), f"output={tmp_path / 'model'}"]) == 0
     shutil.copytree(tmp_path / "model", tmp_path / "moved")
-    done = run_command("train", "stage=dpo", f"parent={tmp_path / 'moved'}", "preference.num_train_pairs=256",
-                       f"output={tmp_path / 'again'}")
-    assert done.returncode == 0, done.stderr
+    assert main(["stage=dpo", f"parent={tmp_path / 'moved'}", *PAIRS, f"output={tmp_path / 'again'}"]) == 0
     assert record_of(tmp_path / "again")["fingerprint"] == record_of(child)["fingerprint"]
     assert record_of(tmp_path / "again")["parameters_sha256"] == record_of(child)["parameters_sha256"]
 
@@ -69,16 +87,24 @@ def test_it_starts_from_an_export_and_ends_in_the_same_bits(parent, child, tmp_p
 def test_an_exported_child_loads(child, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    done = run_command("train", "export", str(child), f"output={tmp_path / 'model'}")
-    assert done.returncode == 0, done.stderr
+    assert main(["export", str(child), f"output={tmp_path / 'model'}"]) == 0
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.use_cache
 
 
 def test_a_sweep_of_both_stages_from_adapters(tmp_path):
-    words = ["+grid=smoke_dpo", f"root={tmp_path}", "train=lora", "train.epochs=0.25", "train.batch_size=16",
-             "train.precision=float32", *SMALL, "dataset.num_train_rows=32", "preference.num_train_pairs=32",
-             "preference.num_validation_pairs=16", "eval=likelihood", "launcher.slots=1"]
-    words = [word for word in words if word not in ("dataset.num_train_rows=256", "eval.max_new_tokens=2")]
+    words = [
+        "+grid=smoke_dpo",
+        f"root={tmp_path}",
+        "train=lora",
+        "train.epochs=0.25",
+        "train.batch_size=16",
+        "train.precision=float32",
+        *ROWS,
+        "dataset.num_train_rows=32",
+        "preference.num_train_pairs=32",
+        "preference.num_validation_pairs=16",
+        "launcher.slots=1",
+    ]
     done = run_command("sweep", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 of 5 runs finished" in done.stdout
@@ -90,14 +116,14 @@ def test_a_sweep_of_both_stages_from_adapters(tmp_path):
     assert "0 to train" in again.stdout
 
 
-def test_bad_parents_are_one_line(parent, tmp_path):
+def test_bad_parents_are_one_line(parent, tmp_path, capsys):
     for words, wanted in (
         (["stage=dpo"], "stage=dpo has no parent"),
         (["stage=dpo", f"parent={tmp_path}"], "is no run"),
         (["stage=dpo", f"parent={parent}", "train.learning_rate=1"], "train differs from that of parent"),
         ([f"parent={parent}"], "without stage=dpo"),
     ):
-        done = run_command("train", *words, f"output={tmp_path / 'x'}")
-        assert done.returncode == 2
-        assert wanted in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert main([*words, f"output={tmp_path / 'x'}"]) == 2
+        said = capsys.readouterr().err
+        assert wanted in said
+        assert said.count("\n") == 1

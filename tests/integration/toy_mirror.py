@@ -1,6 +1,6 @@
-"""A trainer that computes nothing and is mirrored like the real one: events.jsonl, checkpoints, resume, records.
+"""A trainer that computes nothing and is mirrored like the real one: events, checkpoints, resume, records.
 
-`python toy_mirror.py run FOLDER NUM_STEPS MODE` is one run; `sweep ROOT NUM_RUNS` a sweep of them in two workers;
+`python toy_mirror.py run FOLDER NUM_STEPS MODE` is one run; `sweep ROOT NUM_RUNS` a sweep in two workers;
 `sync ROOT` the sync of that sweep. Nothing here imports torch, so that a test may start many.
 """
 

@@ -1,8 +1,8 @@
 """A W&B server on the loopback interface that remembers everything and misbehaves when told to.
 
-It speaks what the real wandb-core, wandb.Api and wandb-workspaces need: GraphQL, file_stream, uploads. `fault`
-says what happens to each request until it is set back: "429", "500", "drop" (the socket closes), "stall" (no
-answer), "garbage" (HTTP 200 with nonsense). `die()` closes the port, `live()` opens the same one again.
+It speaks what the real wandb-core, wandb.Api and wandb-workspaces need: GraphQL, file_stream, uploads.
+`fault` says what happens to each request until it is set back: "429", "500", "drop" (the socket closes),
+"stall" (no answer), "garbage" (HTTP 200 with nonsense). `die()` closes the port, `live()` opens it again.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from wandb_graphql import Graphql, Refused, Run, Store
+from wandb_graphql import Graphql
+from wandb_store import Refused, Run, Store
 
 API_KEY = "0123456789abcdef0123456789abcdef01234567"
 _OPERATION = re.compile(r"^(?:\s+|#[^\n]*(?:\n|$))*(mutation|query)\s+(\w+)", re.MULTILINE)

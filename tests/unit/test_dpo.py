@@ -33,8 +33,11 @@ def test_log_probabilities_equal_a_loop_in_double_precision(monkeypatch):
         for side, answer in enumerate((pair.chosen_ids, pair.rejected_ids)):
             ids = torch.tensor([pair.prompt_ids + answer])
             log_probs = torch.log_softmax(precise(input_ids=ids).logits[0].detach(), dim=-1)
-            wanted = sum(log_probs[place - 1, token] for place, token in enumerate(ids[0].tolist())
-                         if place >= len(pair.prompt_ids))
+            wanted = sum(
+                log_probs[place - 1, token]
+                for place, token in enumerate(ids[0].tolist())
+                if place >= len(pair.prompt_ids)
+            )
             assert abs(float(found_2N[side, index]) - float(wanted)) < 1e-5 * abs(float(wanted))
 
 
@@ -53,11 +56,23 @@ def test_a_missing_library_is_one_line(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "trl", None)
     with pytest.raises(ConfigError, match="needs a library that is missing: trl"):
-        _make_trainer(tiny_model(), [], torch.zeros(2, 0), None, run_config(stage="dpo"), 1, CPU, str(tmp_path), None)
+        _make_trainer(
+            tiny_model(), [], torch.zeros(2, 0), None, run_config(stage="dpo"), 1, CPU, str(tmp_path), None
+        )
 
 
-@pytest.mark.parametrize("change", [{"beta": 0}, {"learning_rate": 0}, {"batch_size": 0}, {"warmup_ratio": 2},
-                                    {"max_steps": 0}, {"weight_decay": -1}, {"schedule": "square"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"beta": 0},
+        {"learning_rate": 0},
+        {"batch_size": 0},
+        {"warmup_ratio": 2},
+        {"max_steps": 0},
+        {"weight_decay": -1},
+        {"schedule": "square"},
+    ],
+)
 def test_impossible_settings_are_refused(change):
     with pytest.raises(ConfigError, match=f"dpo.{next(iter(change))}"):
         run_config(dpo=change)

@@ -18,23 +18,43 @@ from train.record import record_to_dict
 from train.run import Workbench, run
 from train.weights import load_weights, saved_sha256
 
-SMALL = ["dataset.num_train_rows=16", "dataset.num_validation_rows=4", "dataset.num_test_rows=0", "train.epochs=1",
-         "train.warmup_ratio=0", "eval=likelihood", "objective.prompt_weight=0", "objective.response_weight=1",
-         "seed=0"]
+SMALL = [
+    "dataset.num_train_rows=16",
+    "dataset.num_validation_rows=4",
+    "dataset.num_test_rows=0",
+    "train.epochs=1",
+    "train.warmup_ratio=0",
+    "eval=likelihood",
+    "objective.prompt_weight=0",
+    "objective.response_weight=1",
+    "seed=0",
+]
 
 
 def train(folder, *words, workbench=None):
     config = compose_run([*SMALL, *words])
-    identities = {"model_identity": model_identity(config.model, cache_folder=None),
-                  "dataset_identity": dataset_identity(config.dataset, cache_folder=None)}
+    identities = {
+        "model_identity": model_identity(config.model, cache_folder=None),
+        "dataset_identity": dataset_identity(config.dataset, cache_folder=None),
+    }
     name = fingerprint(config, **identities)
-    record = run(config, run_id="mine", fingerprint=name, folder=folder, attempt=1, should_stop=lambda: False,
-                 workbench=workbench or Workbench(None), on_progress=lambda step, steps: None, **identities)
+    record = run(
+        config,
+        run_id="mine",
+        fingerprint=name,
+        folder=folder,
+        attempt=1,
+        should_stop=lambda: False,
+        workbench=workbench or Workbench(None),
+        on_progress=lambda step, steps: None,
+        **identities,
+    )
     (folder / "record.json").write_text(json.dumps(record_to_dict(record)))
     from train.config import config_to_dict
 
-    (folder / "spec.json").write_text(json.dumps({"run_id": "mine", "fingerprint": name, **identities,
-                                                  "config": config_to_dict(config)}))
+    (folder / "spec.json").write_text(
+        json.dumps({"run_id": "mine", "fingerprint": name, **identities, "config": config_to_dict(config)})
+    )
     return record
 
 
@@ -125,7 +145,9 @@ def test_a_run_is_found_by_any_of_its_names(full, tmp_path, capsys):
     with pytest.raises(ConfigError, match="no finished run matches"):
         find_run_folder("x[", root)
     assert main(["export", "abc1", f"output={tmp_path / 'out'}", f"root={root}"]) == 0
-    assert main(["export", "abc1", f"output={tmp_path / 'out'}", f"root={root}"]) == 2, "never over other files"
+    assert main(["export", "abc1", f"output={tmp_path / 'out'}", f"root={root}"]) == 2, (
+        "never over other files"
+    )
     assert main(["export", "abc1"]) == main(["export"]) == main(["export", "a", "b=c", "output=x"]) == 2
     assert main(["export", "--help"]) == 0
 

@@ -183,3 +183,135 @@ def test_weight_decay_is_decoupled_and_on_every_parameter(tmp_path):
     factor = (1 - 1e-2 * 0.5) * (1 - 0.5e-2 * 0.5)  # cosine over two steps: 1, then a half
     for before, after in zip(start.parameters(), model.parameters(), strict=True):
         assert torch.allclose(after, before * factor, rtol=1e-6, atol=1e-9)
+
+
+def with_objective(config, **changes):
+    import dataclasses
+
+    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, **changes))
+
+
+def events(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def test_t13_the_divergence_holds_the_model_more_the_more_it_weighs(tmp_path):
+    """The released regulariser has no gradient at weight 1, and is only a rescale below."""
+    last = []
+    for kl_weight in (0.1, 1.0, 10.0):
+        folder = tmp_path / str(kl_weight)
+        end, _ = trained(folder, with_objective(run_config(0.0, 1.0), kl_weight=kl_weight))
+        assert not torch.equal(end, flat(tiny_model()))
+        divergences = [event["train_divergence"] for event in events(folder)]
+        assert divergences[0] == pytest.approx(0.0, abs=1e-6), "nothing has moved before the first step"
+        last.append(divergences[-1])
+    assert last[0] > 1.2 * last[1] > 1.2 * 1.2 * last[2] > 0
+
+
+def test_a_divergence_resumes_bitwise_and_is_the_same_by_every_path(tmp_path):
+    config = with_objective(run_config(0.25, 1.0), kl_weight=0.5)
+    undisturbed, _ = trained(tmp_path / "a", config)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "b", config, stop_after=3)
+    resumed, _ = trained(tmp_path / "b", config)
+    assert torch.equal(undisturbed, resumed), "the reference is the model as loaded, not as restored"
+    naive, _ = trained(tmp_path / "c", with_objective(run_config(0.25, 1.0, head="naive"), kl_weight=0.5))
+    assert relative(naive, undisturbed, flat(tiny_model())) < 1e-2
+
+
+def test_a_lora_run_diverges_from_its_own_base(tmp_path):
+    def end(name, kl_weight):
+        config = with_objective(run_config(1.0, 1.0, method="lora", lora_rank=4), kl_weight=kl_weight)
+        model = add_adapters(tiny_model(), config.train, 5)
+        trained(tmp_path / name, config, model=model)
+        return events(tmp_path / name)
+
+    held = end("held", 5.0)
+    assert held[0]["train_divergence"] == pytest.approx(0.0, abs=1e-6)
+    assert held[-1]["train_response_nll"] > end("free", 0.0)[-1]["train_response_nll"]
+
+
+def test_noise_is_the_rows_own_exact_on_resume_and_from_its_own_seed(tmp_path):
+    import dataclasses
+
+    config = run_config(0.5, 1.0, neftune_alpha=5.0, packing="on")
+    undisturbed, _ = trained(tmp_path / "a", config)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "b", config, stop_after=3)
+    assert torch.equal(undisturbed, trained(tmp_path / "b", config)[0])
+    padded, _ = trained(tmp_path / "c", run_config(0.5, 1.0, neftune_alpha=5.0, packing="off", micro_batch_tokens=30))
+    plain, _ = trained(tmp_path / "d", run_config(0.5, 1.0, packing="on"))
+    start = flat(tiny_model())
+    assert relative(padded, undisturbed, start) < 0.05 * relative(plain, undisturbed, start)
+    other, _ = trained(tmp_path / "e", dataclasses.replace(config, seeds=dataclasses.replace(config.seeds, noise=9)))
+    assert not torch.equal(other, undisturbed)
+
+
+def test_noise_is_uniform_within_the_published_bound():
+    from train.noise import row_noise
+
+    noise = row_noise(5.0, 40, 32, 3, CPU)
+    bound = 5.0 / math.sqrt(40 * 32)
+    assert float(noise.abs().max()) <= bound
+    assert float(noise.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+def test_steps_without_a_counted_token_are_counted_and_the_count_survives_a_resume(tmp_path):
+    split = tiny_split()
+    split.roles[split.roles == 2] = 1
+    with pytest.raises(Interrupted):
+        trained(tmp_path, run_config(0.0, 1.0), split=split, stop_after=2)
+    _, progress = trained(tmp_path, run_config(0.0, 1.0), split=split)
+    assert progress.num_empty_steps == progress.step == 12
+
+
+def test_the_log_has_the_unweighted_nll_of_every_role_that_went_through_the_head(tmp_path):
+    trained(tmp_path / "a", run_config(0.25, 1.0, max_steps=2))
+    trained(tmp_path / "b", run_config(0.0, 1.0, max_steps=2))
+    both, response_only = events(tmp_path / "a")[0], events(tmp_path / "b")[0]
+    assert {"train_prompt_nll", "train_response_nll"} <= set(both)
+    assert "train_prompt_nll" not in response_only
+    assert both["train_response_nll"] == pytest.approx(response_only["train_response_nll"], rel=1e-6)
+
+
+@pytest.mark.parametrize("normalisation", ["weight_sum", "completion_count", "sequence_mean"])
+def test_every_normalisation_is_exact_under_micro_batching_and_on_resume(tmp_path, normalisation):
+    recipe = {"optimizer": "sgd", "learning_rate": 0.1}
+    config = with_objective(run_config(0.25, 1.0, **recipe), normalisation=normalisation)
+    undisturbed, _ = trained(tmp_path / "a", config)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "b", config, stop_after=3)
+    assert torch.equal(trained(tmp_path / "b", config)[0], undisturbed)
+    cut = with_objective(run_config(0.25, 1.0, micro_batch_tokens=30, **recipe), normalisation=normalisation)
+    assert relative(trained(tmp_path / "c", cut)[0], undisturbed, flat(tiny_model())) < 1e-5
+    wit, _ = trained(tmp_path / "d", run_config(0.25, 1.0, **recipe))
+    assert relative(wit, undisturbed, flat(tiny_model())) > 1e-3
+
+
+def test_the_papers_bfloat16_loses_small_updates_says_so_and_leaves_the_model_in_float32(tmp_path, capsys):
+    model = tiny_model()
+    start = flat(model).bfloat16().float()
+    config = run_config(0.5, 1.0, precision="paper_bf16", learning_rate=2e-5)
+    result, progress = trained(tmp_path, config, model=model)
+    assert "bfloat16, as published" in capsys.readouterr().out
+    assert progress.how["precision"] == "bfloat16 weights and optimiser states"
+    assert result.dtype == torch.float32
+    assert torch.equal(result, result.bfloat16().float())
+    master, _ = trained(tmp_path / "master", run_config(0.5, 1.0, precision="bfloat16", learning_rate=2e-5))
+    assert float((result == start).float().mean()) > 0.5 > float((master == flat(tiny_model())).float().mean())
+
+
+def test_the_papers_bfloat16_resumes_bitwise(tmp_path):
+    config = run_config(0.5, 1.0, precision="paper_bf16")
+    undisturbed, _ = trained(tmp_path / "a", config)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "b", config, stop_after=3)
+    assert torch.equal(trained(tmp_path / "b", config)[0], undisturbed)
+
+
+def test_one_rank_warns_and_runs(tmp_path, monkeypatch):
+    from train.distributed import world_of
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.warns(UserWarning, match="train.distributed=fsdp with one rank"), world_of("fsdp", CPU) as world:
+        assert (world.size, world.kind) == (1, "none")

@@ -37,11 +37,23 @@ def said(role, content):
     [
         {"prompt": "hi", "chosen": "good", "rejected": "bad"},
         {"prompt": [said("user", "hi")], "chosen": "good", "rejected": "bad"},
-        {"prompt": [said("user", "hi")], "chosen": [said("assistant", "good")], "rejected": [said("assistant", "bad")]},
-        {"prompt": "hi", "prompt_id": "x", "chosen": [said("user", "hi"), said("assistant", "good")],
-         "rejected": [said("user", "hi"), said("assistant", "bad")], "score_chosen": 9.0},
-        {"conversations": [{"from": "human", "value": "hi"}], "chosen": {"from": "gpt", "value": "good"},
-         "rejected": {"from": "gpt", "value": "bad"}},
+        {
+            "prompt": [said("user", "hi")],
+            "chosen": [said("assistant", "good")],
+            "rejected": [said("assistant", "bad")],
+        },
+        {
+            "prompt": "hi",
+            "prompt_id": "x",
+            "chosen": [said("user", "hi"), said("assistant", "good")],
+            "rejected": [said("user", "hi"), said("assistant", "bad")],
+            "score_chosen": 9.0,
+        },
+        {
+            "conversations": [{"from": "human", "value": "hi"}],
+            "chosen": {"from": "gpt", "value": "good"},
+            "rejected": {"from": "gpt", "value": "bad"},
+        },
     ],
     ids=["texts", "messages", "conversational", "ultrafeedback", "sharegpt"],
 )
@@ -65,8 +77,13 @@ def test_every_shape_is_one_pair(raw):
         ({"prompt": "hi", "chosen": 3, "rejected": "bad"}, "wrong_type"),
         ({"prompt": "hi", "chosen": "good\udcff", "rejected": "bad"}, "invalid_unicode"),
         ({"prompt": "hi", "chosen": [said("user", "hi")], "rejected": [said("user", "hi")]}, "no_chosen"),
-        ({"chosen": [said("user", "hi"), said("assistant", "good")],
-          "rejected": [said("user", "ho"), said("assistant", "bad")]}, "different_prompts"),
+        (
+            {
+                "chosen": [said("user", "hi"), said("assistant", "good")],
+                "rejected": [said("user", "ho"), said("assistant", "bad")],
+            },
+            "different_prompts",
+        ),
         ({"prompt": [said("assistant", "hi")], "chosen": "good", "rejected": "bad"}, "bad_role_order"),
     ],
 )
@@ -89,14 +106,21 @@ def test_the_real_demonstration_file(shared_data):
 @pytest.mark.parametrize("template", ["raw", "tulu", "chatml"])
 def test_tokens_are_those_of_training(tokenizer, template):
     model = ModelConfig(name="embedded", source="embedded", template=template)
-    prompt = (Message("user", "name a thing"), Message("assistant", "a bell"), Message("user", "name another"))
-    kept, unusable = encode_pairs([Pair(prompt, "the red drum", "the coin")], model, tokenizer, max_tokens=200)
+    prompt = (
+        Message("user", "name a thing"),
+        Message("assistant", "a bell"),
+        Message("user", "name another"),
+    )
+    kept, unusable = encode_pairs(
+        [Pair(prompt, "the red drum", "the coin")], model, tokenizer, max_tokens=200
+    )
     assert not unusable
     [pair] = kept
     before, chosen, rejected = map(tokenizer.decode, (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids))
     assert "a bell" in before
-    assert before.rstrip().endswith("another" if template == "raw" else "assistant|>" if template == "tulu"
-                                    else "assistant")
+    assert before.rstrip().endswith(
+        "another" if template == "raw" else "assistant|>" if template == "tulu" else "assistant"
+    )
     assert chosen.replace(tokenizer.eos_token, "").replace("<|im_end|>", "").strip() == "the red drum"
     assert rejected.split()[:1] == ["the"]
     assert pair.chosen_ids[-1] == pair.rejected_ids[-1] == tokenizer.eos_token_id
@@ -106,23 +130,32 @@ def test_what_does_not_fit_is_counted(tokenizer):
     long = (Message("user", "name the home of the dog " * 20),)
     turns = (Message("user", "hi"), Message("assistant", "well " * 30), Message("user", "name another"))
     alike = Pair((Message("user", "hi"),), "red " * 40 + "one", "red " * 40 + "two")
-    kept, unusable = encode_pairs([Pair(long, "a", "b"), Pair(turns, "a", "b"), alike, WANTED], MODEL, tokenizer,
-                                  max_tokens=24)
+    kept, unusable = encode_pairs(
+        [Pair(long, "a", "b"), Pair(turns, "a", "b"), alike, WANTED], MODEL, tokenizer, max_tokens=24
+    )
     assert len(kept) == 1
     assert unusable == {"prompt_too_long": 2, "identical_when_cut": 1}
 
 
 def test_too_many_unusable_pairs_fail_before_training(tmp_path, tokenizer):
     path = tmp_path / "pairs.jsonl"
-    rows = [{"prompt": f"p{index}", "chosen": "good", "rejected": "good" if index < 3 else "bad"}
-            for index in range(10)]
+    rows = [
+        {"prompt": f"p{index}", "chosen": "good", "rejected": "good" if index < 3 else "bad"}
+        for index in range(10)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     local = {"name": "x", "source": "local", "path": str(path)}
     with pytest.raises(DataError, match=r"3 of 10 pairs can't be used \(identical_answers 3\)"):
         load_token_pairs(PreferenceConfig(**local), MODEL, tokenizer, context_length=None)
-    pairs = load_token_pairs(PreferenceConfig(**local, max_unusable_share=0.3), MODEL, tokenizer, context_length=None)
-    assert pairs.counts == {"pairs_read": 10, "unusable_pairs.identical_answers": 3, "train_pairs": 7,
-                            "validation_pairs": 0}, "a tenth of seven pairs is none"
+    pairs = load_token_pairs(
+        PreferenceConfig(**local, max_unusable_share=0.3), MODEL, tokenizer, context_length=None
+    )
+    assert pairs.counts == {
+        "pairs_read": 10,
+        "unusable_pairs.identical_answers": 3,
+        "train_pairs": 7,
+        "validation_pairs": 0,
+    }, "a tenth of seven pairs is none"
 
 
 def test_pairs_of_one_prompt_stay_on_one_side_whatever_the_order():
@@ -144,9 +177,11 @@ def test_the_identity_is_the_content(tmp_path):
     path.write_text(json.dumps([{"prompt": "hi", "chosen": "bad", "rejected": "bad"}]))
     with pytest.raises(DataError, match="identical_answers 1"):
         preference_identity(config, cache_folder=None)
-    with pytest.raises(DataError, match="^preference.path=.* does not exist"):
-        preference_identity(PreferenceConfig(name="x", source="local", path=str(path / "x")), cache_folder=None)
-    with pytest.raises(ConfigError, match="has no preference.path"):
+    with pytest.raises(DataError, match=r"^preference\.path=.* does not exist"):
+        preference_identity(
+            PreferenceConfig(name="x", source="local", path=str(path / "x")), cache_folder=None
+        )
+    with pytest.raises(ConfigError, match=r"has no preference\.path"):
         PreferenceConfig(name="x", source="local")
     embedded = preference_identity(PreferenceConfig(), cache_folder=None)
     assert embedded != preference_identity(PreferenceConfig(split_seed=1), cache_folder=None)

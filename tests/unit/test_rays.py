@@ -1,5 +1,6 @@
 """Rays: which weights are the same experiment, and when scale matters after all."""
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +8,7 @@ from planning import cells_of
 
 from sweep.rays import canonical_objective, is_scale_free
 from train.config import ObjectiveConfig, RecipeConfig
+from train.objective import step_scale
 
 SCALE_FREE = RecipeConfig()
 weight = st.integers(0, 1000).map(lambda number: number / 1000)
@@ -71,3 +73,37 @@ def test_all_four_weights_must_lie_on_one_ray():
     assert canonical(0.2, 0.4, system_weight=0.8) == canonical(0.25, 0.5, system_weight=1)
     assert canonical(0.2, 0.4).system_weight is None
     assert canonical(0, 0) == ObjectiveConfig(prompt_weight=0.0, response_weight=0.0)
+
+
+SCALED = {"nonzero_count": 0.5, "completion_count": 0.5, "sequence_mean": 0.5, "weight_sum": 1.0}
+
+
+@pytest.mark.parametrize(("normalisation", "factor"), SCALED.items())
+def test_halving_all_weights_scales_every_coefficient_as_the_merge_assumes(normalisation, factor):
+    """The claim behind canonical_objective, on the coefficients themselves."""
+    counts = numpy.array([[0, 3, 2, 0, 1], [0, 0, 4, 2, 0], [0, 7, 1, 0, 0]])
+    whole, half = (numpy.array([0, scale * 0.4, scale, scale * 0.2, 0]) for scale in (1.0, 0.5))
+    before, after = (step_scale(counts, [0, 1, 2], weights, normalisation) for weights in (whole, half))
+    for row in range(3):
+        assert half * after.nll_by_row[row] == pytest.approx(factor * whole * before.nll_by_row[row])
+    assert before.kl_by_row == after.kl_by_row, "a divergence never sees the weights"
+
+
+@pytest.mark.parametrize("normalisation", SCALED)
+def test_rays_merge_under_every_normalisation_and_keep_it(normalisation):
+    assert canonical(0.2, 0.4, normalisation=normalisation) == ObjectiveConfig(
+        prompt_weight=0.5, response_weight=1.0, normalisation=normalisation)
+    assert canonical(0.2, 0.4, normalisation=normalisation) != canonical(0.2, 0.4, turns="last")
+
+
+@pytest.mark.parametrize("recipe", [RecipeConfig(clip_norm=1.0), RecipeConfig(optimizer="sgd")])
+def test_a_weighted_mean_is_scale_free_under_every_optimiser(recipe):
+    assert canonical(0.25, 0.5, recipe, normalisation="weight_sum").response_weight == 1
+    assert canonical(0.25, 0.5, recipe, normalisation="sequence_mean").response_weight == 0.5
+
+
+def test_a_divergence_scales_along_where_the_loss_does():
+    assert canonical(0.25, 0.5, kl_weight=0.1) == canonical(0.5, 1, kl_weight=0.2)
+    assert canonical(0.25, 0.5, kl_weight=0.1) != canonical(0.5, 1, kl_weight=0.1)
+    assert canonical(0.25, 0.5, kl_weight=0.1, normalisation="weight_sum") == canonical(
+        0.5, 1, kl_weight=0.1, normalisation="weight_sum")

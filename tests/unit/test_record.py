@@ -27,8 +27,8 @@ def test_a_foreign_record_is_not_believed(change):
 
 @pytest.mark.parametrize(("error", "kind"), [
     (DataError("x"), "data"), (ModelError("x"), "model"), (NonFiniteLossError(3, ["a"]), "nan_loss"),
-    (MemoryError(), "out_of_memory"), (torch.cuda.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
-    (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "out_of_memory"),
+    (MemoryError(), "host_oom"), (torch.cuda.OutOfMemoryError("CUDA out of memory"), "cuda_oom"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "host_oom"),
     (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"), (OSError(errno.EACCES, "no"), "code"),
     (ValueError("x"), "code"),

@@ -1,4 +1,4 @@
-"""Preference tuning in a sweep: two stages in one plan, identities that hold their parents, blocked children."""
+"""Preference tuning in a sweep: two stages in one plan, identities that hold their parents, blocked runs."""
 
 import dataclasses
 import json
@@ -8,23 +8,28 @@ from planning import composed, planned, refusal, run_config
 from toys import failed, finished, toy_plan, toy_spec
 
 from sweep.commands.session import find_run
+from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.ledger import Ledger
 from sweep.plan import plan_from_dict, plan_to_dict, summary_lines, train_command
 from sweep.retention import prune, region_fingerprints
 from sweep.spec import Plan, Status
 from sweep.worker import NOTHING_LEFT, Worker
-from sweep.flag import Flag
-from train.fingerprint import fingerprint
 from train.files import write_json_atomic
+from train.fingerprint import fingerprint
 from train.kept import ABOUT, FOLDER, has_weights
 
 GRID = ("+grid=smoke_2x2", "grid.stages=[sft,dpo]")
 
 
 def dpo_name(parent="parent", preference="pairs", **changes):
-    return fingerprint(run_config(stage="dpo", **changes), model_identity="m", dataset_identity="d",
-                       parent_fingerprint=parent, preference_identity=preference)
+    return fingerprint(
+        run_config(stage="dpo", **changes),
+        model_identity="m",
+        dataset_identity="d",
+        parent_fingerprint=parent,
+        preference_identity=preference,
+    )
 
 
 def test_every_supervised_run_gets_its_preference_tuned_one(monkeypatch):
@@ -49,7 +54,10 @@ def test_supervised_runs_are_the_same_experiments_with_and_without(monkeypatch):
 def test_beta_is_an_axis_of_the_second_stage_only(monkeypatch):
     plan = planned(monkeypatch, *GRID, "grid.axes={dpo.beta: [0.1, 0.3]}")
     assert sum(spec.config.stage == "sft" for spec in plan.runs) == 3
-    assert sorted(spec.config.dpo.beta for spec in plan.runs if spec.config.stage == "dpo") == [0.1] * 3 + [0.3] * 3
+    assert (
+        sorted(spec.config.dpo.beta for spec in plan.runs if spec.config.stage == "dpo")
+        == [0.1] * 3 + [0.3] * 3
+    )
     assert "the grid has no stage dpo" in refusal_of_plan(monkeypatch)
     assert "grid.stages" in refusal("+grid=smoke_2x2", "grid.stages=[dpo]")
     assert "retention=some" in refusal("+grid=smoke_2x2", "retention=some")
@@ -78,9 +86,17 @@ def test_the_line_of_a_tuned_run_names_its_parent(monkeypatch):
 
 
 def test_a_tuned_runs_name_holds_its_parent_and_its_pairs():
-    names = {dpo_name(), dpo_name(parent="other"), dpo_name(preference="other"), dpo_name(dpo__beta=0.2),
-             dpo_name(dpo__learning_rate=1e-6), dpo_name(dpo__schedule="cosine"), dpo_name(dpo__batch_size=16),
-             dpo_name(preference__max_tokens=99), dpo_name(preference__split_seed=4)}
+    names = {
+        dpo_name(),
+        dpo_name(parent="other"),
+        dpo_name(preference="other"),
+        dpo_name(dpo__beta=0.2),
+        dpo_name(dpo__learning_rate=1e-6),
+        dpo_name(dpo__schedule="cosine"),
+        dpo_name(dpo__batch_size=16),
+        dpo_name(preference__max_tokens=99),
+        dpo_name(preference__split_seed=4),
+    }
     assert len(names) == 9
     assert dpo_name(dpo__micro_batch_pairs=1, keep="all", preference__name="x") == dpo_name()
 
@@ -94,18 +110,35 @@ def test_sections_of_preferences_are_no_part_of_a_supervised_run():
 
 def child_of(parent, seed=0):
     config = dataclasses.replace(toy_spec(seed).config, stage="dpo")
-    name = fingerprint(config, model_identity="toy", dataset_identity="rows", parent_fingerprint=parent.fingerprint,
-                       preference_identity="pairs")
-    return dataclasses.replace(parent, run_id=f"{parent.run_id}-dpo", fingerprint=name, config=config,
-                               parent_fingerprint=parent.fingerprint, preference_identity="pairs")
+    name = fingerprint(
+        config,
+        model_identity="toy",
+        dataset_identity="rows",
+        parent_fingerprint=parent.fingerprint,
+        preference_identity="pairs",
+    )
+    return dataclasses.replace(
+        parent,
+        run_id=f"{parent.run_id}-dpo",
+        fingerprint=name,
+        config=config,
+        parent_fingerprint=parent.fingerprint,
+        preference_identity="pairs",
+    )
 
 
 def family(num=2):
     plan = toy_plan(num)
-    parents = [dataclasses.replace(spec, config=dataclasses.replace(spec.config, keep="until_dpo"))
-               for spec in plan.runs]
+    parents = [
+        dataclasses.replace(spec, config=dataclasses.replace(spec.config, keep="until_dpo"))
+        for spec in plan.runs
+    ]
     tuned = [child_of(spec, spec.config.seed) for spec in parents]
-    return Plan(plan.name, plan.cells, (), (*tuned, *parents)), parents, tuned  # children first: order must not matter
+    return (
+        Plan(plan.name, plan.cells, (), (*tuned, *parents)),
+        parents,
+        tuned,
+    )  # children first: order must not matter
 
 
 def worked(folder, train):
@@ -129,7 +162,9 @@ def test_a_child_starts_when_its_parents_record_exists(tmp_path):
     assert code == NOTHING_LEFT
     assert trained == [*(spec.run_id for spec in parents), *(spec.run_id for spec in tuned)]
     ledger = Ledger(tmp_path)
-    assert not any(has_weights(ledger.folder(spec.fingerprint)) for spec in parents), "kept for their children only"
+    assert not any(has_weights(ledger.folder(spec.fingerprint)) for spec in parents), (
+        "kept for their children only"
+    )
 
 
 def test_a_failed_parent_is_reported_and_not_waited_for(tmp_path):
@@ -139,8 +174,11 @@ def test_a_failed_parent_is_reported_and_not_waited_for(tmp_path):
     fails = parents[0].fingerprint
 
     def train(spec, attempt):
-        return failed(spec, attempt=attempt, kind="nan_loss") if spec.fingerprint == fails else finished(
-            spec, attempt=attempt)
+        return (
+            failed(spec, attempt=attempt, kind="nan_loss")
+            if spec.fingerprint == fails
+            else finished(spec, attempt=attempt)
+        )
 
     _, trained = worked(folder, train)
     assert tuned[0].run_id not in trained
@@ -195,7 +233,8 @@ def test_retention_keeps_the_region_only(tmp_path, monkeypatch):
     write_json_atomic(folder.report / "region.json", report)
     assert prune(plan, ledger, folder) == (1, 2)
     assert [has_weights(ledger.folder(spec.fingerprint)) for spec in trained] == [
-        spec.fingerprint == plan.cells[0].fingerprint for spec in trained]
+        spec.fingerprint == plan.cells[0].fingerprint for spec in trained
+    ]
 
 
 def test_composed_cells_know_nothing_of_stages():

@@ -22,8 +22,14 @@ TABLE_5 = {
 
 
 def row(index: int, num_instruction: int = 3, num_output: int = 3, source: str = "a") -> Row:
-    return Row(f"row-{index}", (Message("user", f"i{index} " + "w " * (num_instruction - 2)),
-                                Message("assistant", "v " * (num_output - 1))), source=source)
+    return Row(
+        f"row-{index}",
+        (
+            Message("user", f"i{index} " + "w " * (num_instruction - 2)),
+            Message("assistant", "v " * (num_output - 1)),
+        ),
+        source=source,
+    )
 
 
 def ids(rows):
@@ -40,16 +46,21 @@ def test_table_5_comes_out_of_the_real_files(shared_data, name):
     if not path.is_file():
         pytest.skip(f"{path.name} is not at hand")
     raw_rows = read_file(path)
-    # The table counts every row; four of the Alpaca set have an empty answer, from which nothing can be learnt.
-    found = word_statistics([Row(raw["id"], tuple(Message(turn["role"], turn["content"]) for turn in raw["messages"]))
-                             for raw in raw_rows])
+    # The table counts every row; four of the Alpaca set have an empty answer, which teaches nothing.
+    found = word_statistics(
+        [
+            Row(raw["id"], tuple(Message(turn["role"], turn["content"]) for turn in raw["messages"]))
+            for raw in raw_rows
+        ]
+    )
     rows, unusable = usable_rows(raw_rows, "messages", place=name)
     size, total, output, output_sd, instruction, instruction_sd, ratio = TABLE_5[name]
     assert unusable == ({"empty_response": 4} if "alpaca" in name else {})
     assert found.size == size
-    assert [round(value, 2) for value in (found.total, found.output, found.output_sd, found.instruction,
-                                          found.instruction_sd)] == [total, output, output_sd, instruction,
-                                                                     instruction_sd]
+    assert [
+        round(value, 2)
+        for value in (found.total, found.output, found.output_sd, found.instruction, found.instruction_sd)
+    ] == [total, output, output_sd, instruction, instruction_sd]
     assert round(found.ratio, 4) == ratio
     assert {row.source for row in rows} == {rows[0].source} != {""}
 
@@ -85,8 +96,7 @@ def test_a_quota_of_each_source_in_the_files_order_is_first_come_first_served():
 
 def test_quotas_add_up_and_the_largest_remainder_wins():
     assert quotas({"a": 5, "b": 3, "c": 2}, 5) == {"a": 3, "b": 1, "c": 1}
-    sizes = {name: number for name, number in zip("abcdefg", (49747, 7132, 7331, 111912, 20016, 19906, 110137),
-                                                  strict=True)}
+    sizes = {"a": 49747, "b": 7132, "c": 7331, "d": 111912, "e": 20016, "f": 19906, "g": 110137}
     for share in (0.1, 0.2, 0.5):
         number = round(share * sum(sizes.values()))
         assert sum(quotas(sizes, number).values()) == number
@@ -103,15 +113,20 @@ def test_the_rows_of_the_nearest_length_ratio_are_chosen():
 
 def test_more_rows_than_there_are_is_an_error():
     rows = [row(index) for index in range(4)]
-    for settings in ({"num_examples": 5}, {"length_ratio": 1.0}, {"length_ratio": 1.0, "num_examples": 3,
-                                                                 "pool_size": 2}):
-        with pytest.raises(DataError, match="dataset.subset asks for"):
+    for settings in (
+        {"num_examples": 5},
+        {"length_ratio": 1.0},
+        {"length_ratio": 1.0, "num_examples": 3, "pool_size": 2},
+    ):
+        with pytest.raises(DataError, match=r"dataset\.subset asks for"):
             drawn(rows, **settings)
 
 
-@pytest.mark.parametrize("change", [{"num_examples": 0}, {"share": 0.0}, {"share": 1.5}, {"length_ratio": -1.0}])
+@pytest.mark.parametrize(
+    "change", [{"num_examples": 0}, {"share": 0.0}, {"share": 1.5}, {"length_ratio": -1.0}]
+)
 def test_impossible_subsets_are_refused(change):
-    with pytest.raises(ConfigError, match="dataset.subset."):
+    with pytest.raises(ConfigError, match=r"dataset\.subset\."):
         run_config(dataset__subset=change)
 
 
@@ -119,8 +134,14 @@ def test_held_out_rows_are_the_same_for_every_subset():
     rows = [row(index) for index in range(100)]
 
     def splits(**settings):
-        config = DatasetConfig(name="x", source="local", path="x", num_validation_rows=5, num_test_rows=5,
-                               subset=SubsetConfig(**settings))
+        config = DatasetConfig(
+            name="x",
+            source="local",
+            path="x",
+            num_validation_rows=5,
+            num_test_rows=5,
+            subset=SubsetConfig(**settings),
+        )
         return split_rows(rows, config)
 
     whole, part = splits(), splits(num_examples=10)
@@ -131,8 +152,14 @@ def test_held_out_rows_are_the_same_for_every_subset():
 
 
 def test_the_embedded_dataset_obeys_them_too():
-    words = ["objective.prompt_weight=0", "objective.response_weight=1", "seed=0", "dataset.num_train_rows=40",
-             "dataset.num_validation_rows=4", "dataset.num_test_rows=4"]
+    words = [
+        "objective.prompt_weight=0",
+        "objective.response_weight=1",
+        "seed=0",
+        "dataset.num_train_rows=40",
+        "dataset.num_validation_rows=4",
+        "dataset.num_test_rows=4",
+    ]
     whole = load_rows(compose_run(words).dataset).splits
     part = load_rows(compose_run([*words, "dataset.subset.num_examples=6"]).dataset).splits
     assert len(part["train"]) == 6
@@ -143,16 +170,22 @@ def test_the_embedded_dataset_obeys_them_too():
 def test_size_and_ratio_are_axes():
     axes = "grid.axes={dataset.subset.num_examples: [8, 16], dataset.subset.length_ratio: [5, 10]}"
     configs = composed("+grid=smoke_2x2", axes).configs
-    assert {(config.dataset.subset.num_examples, config.dataset.subset.length_ratio) for config in configs} == {
-        (8, 5), (8, 10), (16, 5), (16, 10)}
+    assert {
+        (config.dataset.subset.num_examples, config.dataset.subset.length_ratio) for config in configs
+    } == {(8, 5), (8, 10), (16, 5), (16, 10)}
 
 
 def test_a_local_file_is_cut_to_its_subset(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"p{index}", "response": f"r{index}", "dataset": f"s{index % 2}"})
-                            + "\n" for index in range(40)))
-    config = DatasetConfig(name="x", source="local", path=str(path),
-                           subset=SubsetConfig(num_examples=4, by_source=True))
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"p{index}", "response": f"r{index}", "dataset": f"s{index % 2}"}) + "\n"
+            for index in range(40)
+        )
+    )
+    config = DatasetConfig(
+        name="x", source="local", path=str(path), subset=SubsetConfig(num_examples=4, by_source=True)
+    )
     train = load_rows(config).splits["train"]
     assert len(train) == 4
     assert {row.source for row in train} == {"s0", "s1"}

@@ -36,7 +36,7 @@ RECORD = RunRecord(
 
 
 class FakeSink:
-    """Remembers; `breaks` names the call that raises, `stalls` the one that never ends, `last` what it has."""
+    """Remembers. `breaks`: the call that raises; `stalls`: the one that never ends; `last`: what it has."""
 
     def __init__(self, breaks="", stalls="", last=0):
         self.breaks, self.stalls, self.last = breaks, stalls, last

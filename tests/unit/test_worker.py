@@ -117,7 +117,7 @@ def test_what_breaks_one_run_does_not_break_the_next(folder, error):
         assert worker(folder, Trainer(seed1=error)).run() == NOTHING_LEFT
     assert statuses(folder) == ["finished", "failed", "finished", "finished"]
     state = Ledger(folder.root).status(PLAN.runs[1].fingerprint)
-    assert state.failure.kind == ("out_of_memory" if isinstance(error, MemoryError) else "code")
+    assert state.failure.kind == ("host_oom" if isinstance(error, MemoryError) else "code")
     assert type(error).__name__ in state.failure.traceback
     assert "test_worker.py" in state.failure.last_frame
     log = Ledger(folder.root).attempt_path(PLAN.runs[1].fingerprint, 1, "log")

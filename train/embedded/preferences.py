@@ -1,8 +1,8 @@
 """Pairs of answers about the tiny world: what a person would prefer, and what they would not.
 
-The better answer is the row's own. The worse one has a fault that people name when they rank answers: it ignores
-the format that was asked for, it stops half-way, or it is wrong. The first two are where a model that was only
-shown good answers errs most: they are short, and a short answer is a likely one.
+The better answer is the row's own. The worse one has a fault that people name when they rank answers: it
+ignores the format that was asked for, it stops half-way, or it is wrong. The first two are where a model that
+was only shown good answers errs most: they are short, and a short answer is a likely one.
 """
 
 import random
@@ -23,8 +23,8 @@ WRONG_SHARE: Final = 0.25
 def make_pairs(split: Literal["train", "validation"], *, seed: int, num_pairs: int) -> list[dict[str, Any]]:
     """The first `num_pairs` pairs of a split; fewer pairs are a prefix of more.
 
-    Each holds id, prompt (messages), chosen, rejected (texts) and fault. Prompts of the two splits never meet,
-    as in `make_rows`.
+    Each holds id, prompt (messages), chosen, rejected (texts) and fault. Prompts of the two splits never
+    meet, as in `make_rows`.
     """
     rows = make_rows(split, seed=seed + SEED_OFFSET, num_rows=num_pairs)
     return [_make_pair(row, random.Random(f"{seed}:{row['id']}:fault")) for row in rows]
