@@ -39,6 +39,7 @@ Say what the sweep was started with: +grid=NAME, root=, name=, model=, ...
 
 Also
   publish=wandb             send what W&B lacks, then tables, heat map, artifacts, a workspace and a Report
+  publish=wandb-weights     the same, and the kept weights of the region's runs as model artifacts
   publish=optuna-dashboard  write report/optuna.db, to be opened by optuna-dashboard
   from=wandb:ENTITY/PROJECT/GROUP   instead of +grid=NAME: make the report from W&B alone, without the ledger
   Published again, everything is changed in place.
@@ -62,7 +63,7 @@ class Request:
     arguments: Arguments
     settings: Mapping[str, Any]
     help: bool = False
-    publish: str = ""  # wandb, optuna-dashboard or nothing
+    publish: str = ""  # wandb, wandb-weights, optuna-dashboard or nothing
     source: str = ""  # wandb:entity/project/group instead of the ledger
 
 
@@ -83,8 +84,9 @@ def parse_request(argv: Sequence[str]) -> Request:
 
 def _check_places(said: Mapping[str, str]) -> None:
     """UserError for a place that can't be published to or read from."""
-    if said.get("publish", "wandb") not in ("wandb", "optuna-dashboard"):
-        raise UserError(f"publish={said['publish']}", "wandb or optuna-dashboard", "say publish=wandb")
+    if said.get("publish", "wandb") not in ("wandb", "wandb-weights", "optuna-dashboard"):
+        expected = "wandb, wandb-weights or optuna-dashboard"
+        raise UserError(f"publish={said['publish']}", expected, "say publish=wandb")
     if "from" in said:
         from analysis.from_wandb import split_source
 
@@ -131,14 +133,15 @@ def run(request: Request) -> str:
 def _published(request: Request, table: Table, rows: list[dict[str, Any]], report: "Report",
                folder: SweepFolder, tracking: TrackingConfig) -> str:
     """Show the report elsewhere, if asked to; what to print about it."""
-    if request.publish == "wandb":
+    if request.publish in ("wandb", "wandb-weights"):
         from analysis.publish_wandb import publish_wandb
         from sweep.commands.syncing import says_tracking, sync
 
         sync(dataclasses.replace(request.arguments, action="sync"))
         if not says_tracking(request.arguments):
             tracking = table.plan.runs[0].config.tracking
-        return "\n" + publish_wandb(table, report, rows, tracking)
+        runs = folder.root / ".runs" if request.publish == "wandb-weights" else None
+        return "\n" + publish_wandb(table, report, rows, tracking, runs)
     if request.publish == "optuna-dashboard":
         from analysis.publish_optuna import publish_optuna
 

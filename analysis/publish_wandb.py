@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.publish_weights import send_weights
 from analysis.report import Report
 from analysis.study import Study
 from analysis.table import Table
@@ -51,9 +52,16 @@ HEAT_MAP: Mapping[str, Any] = {  # a Vega-Lite chart; W&B fills ${...} in
 
 
 def publish_wandb(
-    table: Table, report: Report, rows: Sequence[Mapping[str, Any]], tracking: TrackingConfig
+    table: Table,
+    report: Report,
+    rows: Sequence[Mapping[str, Any]],
+    tracking: TrackingConfig,
+    runs: Path | None = None,
 ) -> str:
-    """Show the sweep; what to print. UserError in one line if W&B doesn't take it."""
+    """Show the sweep; what to print. UserError in one line if W&B doesn't take it.
+
+    runs: the folder of all runs, if the kept weights of the region's runs are to be sent, too.
+    """
     mirrored = MirroredRun(
         id=f"analysis-{_word(table.plan.name)}",
         name=f"analysis of {table.plan.name}",
@@ -70,7 +78,7 @@ def publish_wandb(
     )
     with tempfile.TemporaryDirectory(prefix="publish-", ignore_cleanup_errors=True) as scratch:
         try:
-            return _publish(mirrored, table, report, rows, Path(scratch))
+            return _publish(mirrored, table, report, rows, Path(scratch), runs)
         except UserError:
             raise
         except Exception as error:  # W&B may break in any way, and nothing here is worth a traceback
@@ -82,7 +90,12 @@ def publish_wandb(
 
 
 def _publish(
-    mirrored: MirroredRun, table: Table, report: Report, rows: Sequence[Mapping[str, Any]], scratch: Path
+    mirrored: MirroredRun,
+    table: Table,
+    report: Report,
+    rows: Sequence[Mapping[str, Any]],
+    scratch: Path,
+    runs: Path | None,
 ) -> str:
     run = start_run(mirrored, scratch, "online", finish_timeout=300.0, x_disable_stats=True)
     place = f"{run.entity}/{run.project}"
@@ -97,6 +110,8 @@ def _publish(
             run.summary.update({**_findings(report), "digest": digest, "chart": chart})
             said = "is new"
         lines = [f"W&B: {place}, group {table.plan.name}; the analysis run {said}"]
+        if runs is not None:
+            lines.append(send_weights(run, table, report, runs))
         lines += _views(run, table, report)
     except BaseException:
         run.finish(exit_code=1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sweep.arguments import ACTIONS
+from sweep.budget import BudgetConfig
 from sweep.launcher import LauncherConfig
 from train.config import MANDATORY, build, defaults_tree
 from train.errors import ConfigError
@@ -55,6 +56,7 @@ class SweepConfig:
     grid: GridConfig
     launcher: LauncherConfig
     search: SearchConfig
+    budget: BudgetConfig = BudgetConfig()
     retention: str = "none"  # trained weights that stay: none, those of the region, all
 
     def __post_init__(self) -> None:
@@ -87,6 +89,7 @@ def sweep_defaults() -> dict[str, Any]:
         "grid": grid,
         "launcher": defaults_tree(LauncherConfig),
         "search": defaults_tree(SearchConfig),
+        "budget": defaults_tree(BudgetConfig),
     }
 
 
@@ -96,6 +99,9 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
     launcher = dict(values["launcher"])
     if launcher.get("slots") == "auto":
         launcher["slots"] = None
+    for key in ("partition", "exclude"):
+        if isinstance(launcher.get(key), list):
+            launcher[key] = ",".join(map(str, launcher[key]))
     for key in ("root", "name"):
         value = values[key]
         is_text = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
@@ -108,6 +114,7 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
         grid=grid,
         launcher=build(LauncherConfig, launcher, "launcher."),
         search=build(SearchConfig, values["search"], "search."),
+        budget=build(BudgetConfig, values.get("budget") or {}, "budget."),
         retention=str(values.get("retention") or "none"),
     )
 

@@ -6,6 +6,7 @@ torch, and only once it has a run to train.
 """
 
 import contextlib
+import dataclasses
 import errno
 import os
 import shutil
@@ -32,6 +33,7 @@ from sweep.spec import RunSpec
 from train.config import config_to_dict
 from train.failures import failure_from_exception
 from train.record import Failure, RunRecord
+from train.secrets import scrub
 
 NOTHING_LEFT, NO_SLOT, SAME_FAILURE = 0, 3, 4  # what `work` returns
 NUM_SAME_FAILURES = 3
@@ -100,6 +102,7 @@ def train_again(root: str, spec: RunSpec, folder: Path) -> RunRecord:
     """Train a run in this process and in a folder of its own; whatever breaks is raised."""
     threads = str(spec.config.train.num_threads)
     os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+    spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, keep="none"))
     return make_trainer(root)(spec, folder=folder, attempt=1, should_stop=lambda: False,
                               on_progress=lambda step, num_steps: None)
 
@@ -204,7 +207,7 @@ class Worker:
                 claim.release()
                 return "interrupted", None
             except (Exception, SystemExit) as error:  # whatever breaks a run must not break the next one
-                traceback.print_exc()
+                print(scrub(traceback.format_exc()), file=sys.stderr)
                 failure = writable(failure_from_exception(error))
                 if failure.kind == "cuda_oom" and num_halvings < MAX_HALVINGS:
                     claim.lose(failure.kind, failure.message)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from train.errors import ConfigError, DataError, ModelError, TemplateError, UserError
 from train.record import Failure
+from train.secrets import scrub
 
 _USER_KINDS = {ConfigError: "config", DataError: "data", ModelError: "model", TemplateError: "template"}
 
@@ -46,5 +47,5 @@ def failure_from_exception(error: BaseException) -> Failure:
     message = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, UserError | NonFiniteLossError):
         message = f"{type(error).__name__}: {message}"
-    return Failure(kind=failure_kind(error), message=message[:500], last_frame=where,
-                   traceback="".join(traceback.format_exception(error)))
+    return Failure(kind=failure_kind(error), message=scrub(message)[:500], last_frame=where,
+                   traceback=scrub("".join(traceback.format_exception(error))))

@@ -1,7 +1,7 @@
 """One W&B run per training run: the sink behind tracking=wandb and tracking=wandb_offline.
 
-W&B's own step is set to ours: line n of the server's history is optimiser step n, whoever sends it. A run that
-is continued asks the server for the last step it has and goes on behind it, so that overlapping attempts,
+W&B's own step is set to ours: line n of the server's history is optimiser step n, whoever sends it. A run
+that goes on asks the server for the last step it has and continues behind it, so that overlapping attempts,
 rewound to a checkpoint or killed, make one history without holes or repetitions. An offline run can't ask, so
 every attempt's offline folder holds the run's whole history and marks its predecessors as superseded.
 """
@@ -20,7 +20,7 @@ from train.tracking_values import STEP, MirroredRun, summary_of
 
 Mode = Literal["online", "offline"]
 INIT_S, FINISH_S = 7.0, 4.0
-FLUSH_S = 0.5  # the default, 15 s, lost 29 of 100 steps to a SIGKILL
+FLUSH_S = 0.4  # the default, 15 s, lost 29 of 100 steps to a SIGKILL
 DISTRUST_S = 600.0  # after a failure of the server: so long this process only writes to disk
 
 _NO_KEY = "W&B has no API key: run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline"
@@ -150,8 +150,8 @@ def explained(error: BaseException, mirrored: MirroredRun) -> str:
     known = {
         "api_key": _NO_KEY,
         "api key": _NO_KEY,
-        "previously created and deleted": f"W&B run {mirrored.id} was deleted in {place}, and W&B never takes an "
-        "id again: say tracking.project=ANOTHER",
+        "previously created and deleted": f"W&B run {mirrored.id} was deleted in {place}, and W&B never "
+        "takes an id again: say tracking.project=ANOTHER",
         "not found during upsertbucket": f"W&B has no entity {mirrored.entity} that takes runs of yours: "
         "correct tracking.entity",
         "401": "W&B refuses the API key: run `wandb login --relogin`",

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 
 from sweep.arguments import Arguments
-from sweep.commands.clustering import status_of_queue
+from sweep.budget import forecast_lines
+from sweep.commands.clustering import forecast_of, status_of_queue
 from sweep.commands.session import (
     Session,
     command_line,
@@ -42,6 +43,8 @@ def plan(arguments: Arguments) -> int:
         print("everything is recorded; nothing would be trained")
     else:
         print(f"time: {estimate_text(estimate)} with {num_slots} {'worker' if num_slots == 1 else 'workers'}")
+        if session.config.launcher.kind == "slurm":
+            print("\n".join(forecast_lines(forecast_of(session, states), session.config.budget)))
     print(f"Nothing was started. Next: {session.command()}")
     return 0
 

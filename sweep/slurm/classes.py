@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from sweep.errors import LaunchError
 from sweep.launcher import LauncherConfig
 from sweep.spec import RunSpec
 from train.config import RunConfig
@@ -37,6 +38,20 @@ def class_of(config: RunConfig, launcher: LauncherConfig, num_host_ooms: int = 0
     return ResourceClass(gpus=model.gpus if model.gpus is not None else gpus,
                          memory_gb=None if memory_gb is None else memory_gb * 2 ** min(num_host_ooms, MAX_DOUBLINGS),
                          time_min=model.timeout_min or launcher.time_min)
+
+
+def check_time(spec: RunSpec, resources: ResourceClass, launcher: LauncherConfig) -> None:
+    """Refuse a time limit in which a job could end before it has saved anything."""
+    limit_s, save_s = 60.0 * resources.time_min, spec.config.train.checkpoint_every_s
+    if limit_s - reserve_s(limit_s, launcher.signal_delay_s) < save_s:
+        raise LaunchError(f"a job of {resources.time_min} min ends before {spec.run_id} saves its state, every "
+                          f"{save_s:g} s", "a longer time limit, or saving more often",
+                          "raise launcher.time_min (or model.timeout_min), or lower train.checkpoint_every_s")
+
+
+def reserve_s(limit_s: float, signal_delay_s: float) -> float:
+    """How long before its end a job stops claiming. SLURM looks at time limits every 30 s only."""
+    return min(signal_delay_s + 30.0, limit_s / 2)
 
 
 def by_class(runs: Iterable[RunSpec], launcher: LauncherConfig, host_ooms: Mapping[str, int]) -> dict[ResourceClass, list[RunSpec]]:

@@ -22,7 +22,7 @@ from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger
-from sweep.slurm.classes import class_of
+from sweep.slurm.classes import class_of, reserve_s
 from sweep.slurm.jobs import job_from_text, this_job
 from sweep.slurm.queue import call
 from sweep.slurm.reconcile import code_at_fault
@@ -86,7 +86,7 @@ class _Job:
         limit_s = 60.0 * request.time_min
         started = float(os.environ.get("SLURM_JOB_START_TIME") or self.started)
         self._end = float(os.environ.get("SLURM_JOB_END_TIME") or started + limit_s)
-        self._reserve_s = min(request.signal_delay_s + 30.0, limit_s / 2)  # SLURM looks at limits every 30 s
+        self._reserve_s = reserve_s(limit_s, request.signal_delay_s)
 
     def run(self) -> int:
         """Claim and train until nothing is left; then end, or be queued again if there is no time for the rest."""

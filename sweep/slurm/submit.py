@@ -17,10 +17,12 @@ from sweep.launcher import LauncherConfig
 from sweep.slurm.batches import Batch, announce, folder_of, new_batch, write_answer
 from sweep.slurm.classes import ResourceClass
 from sweep.slurm.job import Request, work
-from sweep.slurm.queue import limit_of_arrays
+from sweep.slurm.queue import call, limit_of_arrays
 from sweep.worker import TRAINER
+from train.files import read_json, write_json_atomic
 
 NUM_TRIES = 4
+PROBE_NAME = "weight-sweep-probe"
 _TRY_AGAIN = ("unable to contact", "socket timed out", "temporarily unable", "temporarily unavailable",
               "connection refused", "communication")
 _QUEUE_IS_FULL = ("maxsubmit", "submit job limit", "max_submit", "violates accounting/qos policy", "maxjobcount",
@@ -67,11 +69,12 @@ def submit_workers(folder: SweepFolder, launcher: LauncherConfig, resources: Res
     """
     most = launcher.max_array_size or (limit_of_arrays() if num_workers > 100 else 100)
     submitted: list[Batch] = []
+    probe = send_probe(folder, launcher, resources) if num_workers > 1 else ""
     while num_workers > 0:
         size = min(most, num_workers)
         batch = new_batch(folder.name, resources.name, size, code.name, launcher.partition or "")
         announce(folder, batch)  # before sbatch: whoever dies in between leaves a name to look for
-        problem, job = _submit_patiently(folder, launcher, resources, batch, code, trainer, pause_s)
+        problem, job = _submit_patiently(folder, launcher, resources, batch, code, trainer, pause_s, probe)
         if problem and any(words in problem.lower() for words in _QUEUE_IS_FULL):
             if size > 1 and not submitted:
                 most = max(1, size // 2)  # perhaps fewer fit
@@ -85,6 +88,39 @@ def submit_workers(folder: SweepFolder, launcher: LauncherConfig, resources: Res
     return submitted
 
 
+def send_probe(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass) -> str:
+    """Submit the job that finds out whether nodes see our files, once for each sweep; its number, "" if it is known.
+
+    Workers depend on it: where it fails, none of them starts. What it found is a file it writes into the folder.
+    """
+    place = folder_of(folder).absolute()
+    seen, announced = place / "seen_by_a_node", place / "probe.json"
+    if seen.exists():
+        return ""
+    values = read_json(announced) or {}
+    if values.get("job"):
+        return str(values["job"])
+    place.mkdir(parents=True, exist_ok=True)
+    script = (f"test -r {_quoted(folder.plan_path.absolute())} && {_quoted(sys.executable)} -c 'import submitit' "
+              f"&& hostname > {_quoted(seen)}")
+    options = {"partition": launcher.partition, "account": launcher.account, "qos": launcher.qos,
+               "constraint": launcher.constraint, "exclude": launcher.exclude}
+    words = [f"--{name}={value}" for name, value in options.items() if value]
+    setup = "".join(f"{line}\n" for line in launcher.setup)
+    try:
+        with _clean_environment():
+            said = call("sbatch", "--parsable", "--time=2", f"--job-name={PROBE_NAME}", "--output=/dev/null",
+                        "--chdir=/", *words, *launcher.sbatch, f"--wrap={setup}{script}")
+    except LaunchError as error:
+        problem = scheduler_words(str(error).replace("sbatch says: ", "", 1).partition("; expected")[0])
+        if any(words in problem.lower() for words in (*_TRY_AGAIN, *_QUEUE_IS_FULL)):
+            return ""
+        raise refusal(problem) from error
+    job = said.strip().partition(";")[0]
+    write_json_atomic(announced, {"job": job, "time": time.time()})
+    return job
+
+
 def refusal(problem: str) -> LaunchError:
     """The scheduler's words and the setting they are about."""
     setting = next((setting for word, setting in _SETTINGS if word in problem.lower()), "")
@@ -92,12 +128,12 @@ def refusal(problem: str) -> LaunchError:
 
 
 def _submit_patiently(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, batch: Batch,
-                      code: Path, trainer: str, pause_s: float) -> tuple[str, str]:
+                      code: Path, trainer: str, pause_s: float, probe: str) -> tuple[str, str]:
     """"" or why it couldn't be submitted. And the array's number. A silent scheduler is asked again."""
     problem = ""
     for attempt in range(NUM_TRIES):
         try:
-            job = _submit(folder, launcher, resources, batch, code, trainer)
+            job = _submit(folder, launcher, resources, batch, code, trainer, probe)
         except Exception as error:
             problem = scheduler_words(str(error))
             if not any(words in problem.lower() for words in _TRY_AGAIN):
@@ -113,7 +149,7 @@ def _submit_patiently(folder: SweepFolder, launcher: LauncherConfig, resources: 
 
 
 def _submit(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, batch: Batch, code: Path,
-            trainer: str) -> str:
+            trainer: str, probe: str) -> str:
     """One sbatch; the array's number."""
     import submitit
 
@@ -126,7 +162,10 @@ def _submit(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceCl
         silence_s=launcher.silence_s, max_attempts=launcher.max_attempts, gpus=launcher.gpus,
         memory_gb=launcher.memory_gb, launcher_time_min=launcher.time_min, trainer=trainer).to_text()
     executor = submitit.SlurmExecutor(folder=place, python=_quoted(sys.executable))
-    executor.update_parameters(**sbatch_parameters(launcher, resources, batch, code))
+    parameters = sbatch_parameters(launcher, resources, batch, code)
+    if probe:
+        parameters["dependency"] = f"afterok:{probe}"
+    executor.update_parameters(**parameters)
     with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):  # its errors come back as exceptions
         jobs = executor.map_array(work, [request] * batch.num_tasks)
     return str(jobs[0].job_id).partition("_")[0]
@@ -147,6 +186,8 @@ def scheduler_words(text: str) -> str:
     """What sbatch itself said, on one line."""
     lines = [line.strip() for line in text.splitlines()]
     said = [line.partition("error:")[2].strip() for line in lines if line.startswith(("sbatch: error:", "srun: error:"))]
+    if len(said) == 1 and " sbatch: error: " in said[0]:  # several on one line
+        said = said[0].split(" sbatch: error: ")
     return "; ".join(dict.fromkeys(said)) or " ".join(text.split())[:400]
 
 

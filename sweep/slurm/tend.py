@@ -6,6 +6,7 @@ number of callers at once do no harm: facts are files that appear once, and a wo
 
 import contextlib
 import fcntl
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from sweep.folder import SweepFolder, check_root
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger, RunState
 from sweep.slurm.batches import Batch, batches, folder_of, write_answer
-from sweep.slurm.classes import by_class
+from sweep.slurm.classes import by_class, check_time
 from sweep.slurm.code import freeze
 from sweep.slurm.evidence import failure_class, telling_line
 from sweep.slurm.jobs import job_from_text
@@ -120,6 +121,7 @@ class Tender:
             if any(state.status in CLAIMABLE for state in found.states.values()):
                 raise LaunchError(found.problem)
             return found
+        self._check_probe(found)
         for death in map(self._classified, found.dead):
             if self.ledger.give_up(death.fingerprint, death.attempt, death.kind, death.evidence):
                 if death.kind == "node_fail" and death.node:
@@ -180,6 +182,9 @@ class Tender:
                      if state.attempt and state.status is not Status.FINISHED}
         for resources, runs in by_class(self.plan.runs, launcher, host_ooms).items():
             states = [found.states[spec.fingerprint] for spec in runs]
+            for spec, state in zip(runs, states, strict=True):
+                if state.status in CLAIMABLE:
+                    check_time(spec, resources, launcher)
             known = batches(self.folder, [(task.batch, task.key) for task in queue.values()])
             lacking = num_lacking(states, known, queue, resources.name, max_jobs=self.launcher.max_jobs,
                                   runs_per_job=self.launcher.runs_per_job, now=time.time())
@@ -190,6 +195,23 @@ class Tender:
                 sent += submit_workers(self.folder, launcher, resources, lacking, freeze(self.folder.root),
                                        trainer=self._trainer, say=self.say)
         return sent
+
+    def _check_probe(self, found: Look) -> None:
+        """Whether the job that looks for our files from a node found them; its workers wait for it."""
+        place = folder_of(self.folder)
+        if (place / "seen_by_a_node").exists():
+            return
+        job = str((read_json(place / "probe.json") or {}).get("job", ""))
+        task = (found.queue or {}).get(job)
+        never = any(name.startswith("DependencyNeverSatisfied") for name in found.reasons())
+        if not never and (task is None or task.is_waiting or task.is_working or task.state == "COMPLETED"):
+            return
+        (place / "probe.json").unlink(missing_ok=True)
+        with contextlib.suppress(LaunchError):
+            self.cancel_waiting()
+        raise LaunchError(f"a node can't read {self.folder.path.absolute()}, or can't start {sys.executable} there",
+                          "a root and an environment that the nodes share with this machine",
+                          "set root= to a shared folder, and launcher.setup to what makes the environment")
 
     def _classified(self, death: Death) -> Death:
         """With what the dead worker printed taken into account, where SLURM only knows that it ended."""

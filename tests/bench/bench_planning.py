@@ -15,9 +15,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sweep.arguments import parse_arguments
+from sweep.compose import compose_sweep
+from sweep.ledger import Ledger
+from sweep.plan import make_plan
+from train.record import RunRecord
+
 PROJECT = Path(__file__).resolve().parents[2]
 LIMITS_CPU_S = {"help": 0.3, "plan of wit_5x5": 2.0, "plan of 624 cells": 5.0, "plan of 10,008 cells": 60.0,
-                "status of 1,002 planned runs": 1.0}
+                "status of 1,002 planned runs": 1.0,
+                "status of 1,002 finished runs": 1.0, "a second run of them": 3.0}
 
 
 def cpu_seconds(*arguments: str) -> float:
@@ -35,6 +42,20 @@ def seeds(number: int) -> str:
     return f"grid.seeds=[{','.join(str(seed) for seed in range(number))}]"
 
 
+def finish_every_run(root: str, *arguments: str) -> None:
+    """Records, made by hand, of every run of a plan: as if the sweep were over."""
+    plan = make_plan(compose_sweep(parse_arguments(arguments)), cache_folder=None)
+    ledger = Ledger(root)
+    for spec in plan.runs:
+        ledger.write_spec(spec.fingerprint, {"run_id": spec.run_id})
+        claim = ledger.claim(spec.fingerprint)
+        if claim is None:
+            raise RuntimeError(f"{spec.run_id} could not be claimed")
+        metrics = {"validation_exact_answer": 0.5 + 0.001 * spec.config.seed, "test_exact_answer": 0.5}
+        claim.commit(RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="finished",
+                               stage=spec.config.stage, metrics=metrics, training_s=4.0, evaluation_s=2.0))
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = f"root={folder}"
@@ -45,6 +66,10 @@ def main() -> None:
             "plan of 10,008 cells": cpu_seconds("+grid=wit_5x5", "plan", seeds(417), root),
             "status of 1,002 planned runs": cpu_seconds("+grid=wit_5x5", "status", seeds(77), root),
         }
+        finish_every_run(folder, "+grid=wit_5x5", seeds(77))
+        cpu_seconds("+grid=wit_5x5", seeds(77), root)  # makes the report
+        measured["status of 1,002 finished runs"] = cpu_seconds("+grid=wit_5x5", "status", seeds(77), root)
+        measured["a second run of them"] = cpu_seconds("+grid=wit_5x5", seeds(77), root)
     result = {"cpu_s": measured, "limits_cpu_s": LIMITS_CPU_S, "python": platform.python_version(),
               "machine": f"{platform.machine()}, {os.cpu_count()} cores", "date": datetime.date.today().isoformat()}
     path = PROJECT / "tests" / "bench" / "results" / f"planning_{platform.machine()}_{result['date']}.json"

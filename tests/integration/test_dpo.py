@@ -18,7 +18,7 @@ ROWS = [
     "dataset.num_robustness_rows=0",
     "eval=likelihood",
 ]
-PAIRS = ["preference.num_train_pairs=256", "preference.num_validation_pairs=200"]
+PAIRS = ["preference.num_train_pairs=384", "preference.num_validation_pairs=200", "dpo.learning_rate=3e-4"]
 
 
 def record_of(folder):

@@ -1,4 +1,4 @@
-"""Many faults in one sweep on a real SLURM, scheduled from a seed. Minutes: SLURM_FAULTS=20 says how many."""
+"""Many faults in one sweep on a real SLURM, scheduled from a seed. Minutes: CLUSTER_FAULTS=20 says how many."""
 
 import os
 import random
@@ -100,10 +100,10 @@ class Weather:
         return self.chance.choice(nodes) if nodes else ""
 
 
-@pytest.mark.skipif("SLURM_FAULTS" not in os.environ, reason="takes minutes: SLURM_FAULTS=20 says how many faults")
-@pytest.mark.parametrize("seed", [int(word) for word in os.environ.get("SLURM_SEEDS", "0").split(",")])
+@pytest.mark.skipif("CLUSTER_FAULTS" not in os.environ, reason="takes minutes: CLUSTER_FAULTS=20 says how many faults")
+@pytest.mark.parametrize("seed", [int(word) for word in os.environ.get("CLUSTER_SEEDS", "0").split(",")])
 def test_many_faults_in_one_sweep(slurm, tmp_path: Path, seed):
-    num_faults, chance = int(os.environ["SLURM_FAULTS"]), random.Random(seed)
+    num_faults, chance = int(os.environ["CLUSTER_FAULTS"]), random.Random(seed)
     it = scene(tmp_path, "storm", num_runs=NUM_RUNS, step_s=0.5, partition="low", max_jobs=8, hung_s=12.0)
     it.begin()
     weather = Weather(it, slurm, chance)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 def root(tmp_path_factory) -> Path:
     """A finished sweep of three corners and the base model, mirrored to disk."""
     root = tmp_path_factory.mktemp("published")
-    result = sweep(root, "tracking=wandb_offline")
+    result = sweep(root, "tracking=wandb_offline", "retention=all")
     assert result.returncode == 0, result.stdout + result.stderr
     return root
 
@@ -80,13 +80,17 @@ def test_published_twice_is_published_once(root, server):
     other = analyse(
         root,
         "tracking=wandb_offline",
-        "publish=wandb",
+        "publish=wandb-weights",
         "analysis.metric=validation_response_nll",
         **server.variables,
     )
     assert other.returncode == 0, other.stdout + other.stderr
     assert (len(server.store.charts), len(server.store.views)) == (1, 2), "changed in place"
     assert shown(server) != before
+    assert "weights of 1 of the region's 1 runs sent" in other.stdout, "one seed: the best ray's only run"
+    models = [item for item in server.store.artifacts.values() if item["artifactTypeName"] == "model"]
+    assert len(models) == 1
+    assert any(name.endswith(".safetensors") for name in server.store.uploads)
     assert not server.store.unknown
 
 

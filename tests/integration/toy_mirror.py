@@ -23,6 +23,7 @@ from sweep.ledger import Ledger
 from sweep.show import make_view
 from sweep.spec import Plan, RunSpec
 from sweep.worker import GivenBack
+from train.files import write_text_atomic
 from train.record import RunRecord
 from train.tracking import start_tracker
 from train.tracking_values import Asked, mirrored_run
@@ -68,7 +69,7 @@ def train(
             tracker.log(step, {})
             on_progress(step, num_steps)
             if step % CHECKPOINT_EVERY == 0:
-                checkpoint.write_text(str(step))
+                write_text_atomic(checkpoint, str(step))
             if should_stop():
                 tracker.finish(None)
                 raise GivenBack

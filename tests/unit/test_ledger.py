@@ -308,7 +308,7 @@ def test_statuses_are_those_asked_in_their_order(ledger):
     assert [str(states[name].status) for name in names] == ["planned", "finished", "planned", "planned"]
 
 
-def test_a_thousand_statuses_are_read_in_half_a_second(ledger):
+def test_a_thousand_statuses_are_read(ledger):  # how fast: tests/bench/bench_planning.py
     specs = [toy_spec(seed) for seed in range(1000)]
     for index, spec in enumerate(specs):
         folder = ledger.folder(spec.fingerprint) / "attempts"
@@ -317,9 +317,7 @@ def test_a_thousand_statuses_are_read_in_half_a_second(ledger):
             (folder.parent / "record.json").write_text(json.dumps(record_to_dict(finished(spec))))
         else:
             (folder / "0001.json").write_text(json.dumps(dataclasses.asdict(this_process())))
-    started = time.process_time()
     states = Ledger(ledger.root).statuses(spec.fingerprint for spec in specs)
-    assert time.process_time() - started < 0.5
     assert sum(state.status is Status.FINISHED for state in states.values()) == 500
 
 

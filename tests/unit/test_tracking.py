@@ -7,9 +7,12 @@ import time
 
 import pytest
 import torch
-from hand_made import hand_made_plan, hand_made_records, run_config
+from hand_made import hand_made_plan, hand_made_records, hand_made_table, run_config
 from tiny import tiny_model
 
+from analysis.config import AnalysisConfig
+from analysis.publish_weights import region_runs
+from analysis.study import make_studies
 from sweep.asked import asked_by_fingerprint, plan_from_asked
 from train.errors import ConfigError
 from train.record import Failure, RunRecord
@@ -113,7 +116,7 @@ def test_a_mirror_does_not_read_what_a_resumed_run_is_about_to_cut(tmp_path):
     write_steps(events, range(1, 8))
     sink = FakeSink()
     mirror = Mirror([lambda: sink], events)
-    time.sleep(0.6)
+    time.sleep(1.2)
     events.write_text("")  # what the loop does before its first step: back to the checkpoint
     write_steps(events, range(1, 4))
     mirror.log(3, {})
@@ -296,3 +299,16 @@ def test_a_step_meter_counts_tokens_and_memory():
     assert operations_per_token(model) == 6 * parameters
     next(model.parameters()).requires_grad_(False)
     assert 4 * parameters < operations_per_token(model) < 6 * parameters
+
+
+def test_the_weights_that_are_sent_are_the_regions():
+    table = hand_made_table()
+    (study,) = make_studies(table, AnalysisConfig())
+    best = study.chosen.rays[study.region.best]
+    runs = [table.spec_by_fingerprint[fingerprint] for fingerprint in region_runs(table, study)]
+    assert len(runs) == len({spec.fingerprint for spec in runs})
+    assert {spec.config.seed for spec in runs} == {0, 1, 2}
+    assert best.trained_at in {
+        (s.config.objective.prompt_weight, s.config.objective.response_weight) for s in runs
+    }
+    assert len(runs) == 3 * int(study.region.members_Y.sum())

@@ -1,0 +1,48 @@
+"""Secrets out of texts that are kept: by the name they stand behind, by their shape, and by their value.
+
+What we write holds none by itself (nothing is read from the environment but what is named, see
+`train.provenance`), but an error message or a traceback may quote a URL, a header or a command.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+
+HIDDEN = "[hidden]"
+_WORD = r"(?:api[_-]?key|apikey|access[_-]?key(?:[_-]?id)?|secret|token|passw(?:or)?d|passphrase|pwd|credentials?|auth" \
+        r"(?:orization)?|private[_-]?key|client[_-]?secret|session[_-]?key|signature|cookie)"
+_NAME = re.compile(rf"(^|[_\W]){_WORD}($|[_\W])|{_WORD}$|_key$|_pass$|_pat$", re.IGNORECASE)
+_SHAPES = tuple(re.compile(pattern) for pattern in (
+    r"(?<=://)[^\s/@'\"]+(?=@)",  # user:password@host
+    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}\b",
+    r"\b(?:gh[opsur]|github_pat|glpat)[_-][A-Za-z0-9_-]{20,}",
+    r"\bsk-[A-Za-z0-9_-]{20,}", r"\bxox[abprs]-[A-Za-z0-9-]{10,}", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    r"\bAIza[A-Za-z0-9_-]{35}", r"\bwandb_v1_[A-Za-z0-9_]{20,}",
+    r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # JSON web tokens
+    r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])(?=.{0,40}(?:wandb|api))",
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
+))
+_BEARER = re.compile(r"(?i)\b(bearer|basic|token)(\s+)[A-Za-z0-9._~+/=-]{8,}")
+_ASSIGNED = re.compile(
+    rf"(?i)([\w.-]*{_WORD}(?!s)[\w-]*[\"']?\s*(?:=>|[:=])\s*|--?[\w-]*{_WORD}(?!s)[\w-]*[ =])"
+    r"(\"[^\"]*\"|'[^']*'|(?:bearer|basic|token)\s+[^\s,;&]+|[^\s,;&\"']+)")
+_AS_KEY = re.compile(r"(?i)((?:^|[\s({,;&?\"'])[\w.-]*_(?:key|pass|pat)[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)")
+_SHORTEST = 8  # a value of fewer letters is a word, not a secret
+
+
+def scrub(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The text with every secret replaced by [hidden]."""
+    for value in secret_values(environment):
+        text = text.replace(value, HIDDEN)
+    for pattern in _SHAPES:
+        text = pattern.sub(HIDDEN, text)
+    text = _ASSIGNED.sub(lambda match: match[1] + HIDDEN, text)
+    text = _AS_KEY.sub(lambda match: match[1] + HIDDEN, text)
+    return _BEARER.sub(lambda match: f"{match[1]}{match[2]}{HIDDEN}", text)
+
+
+def secret_values(environment: Mapping[str, str]) -> list[str]:
+    """The values of variables whose names say that they are secret, longest first."""
+    found = {value for name, value in environment.items() if _NAME.search(name) and len(value) >= _SHORTEST
+             and "/" not in value[:1]}
+    return sorted(found, key=len, reverse=True)
