@@ -15,7 +15,6 @@ from sweep.launcher import LauncherConfig
 from train.config import MANDATORY, build, defaults_tree
 from train.errors import ConfigError
 
-
 RETENTIONS = ("none", "region", "all")
 
 
@@ -56,7 +55,7 @@ class SweepConfig:
     grid: GridConfig
     launcher: LauncherConfig
     search: SearchConfig
-    budget: BudgetConfig = BudgetConfig()
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     retention: str = "none"  # trained weights that stay: none, those of the region, all
 
     def __post_init__(self) -> None:

@@ -95,7 +95,9 @@ def is_confirmed(path: str, news: News) -> bool:
         time.sleep(wait_s)
         run = api.run(path)
         run.load(force=True)
-        has_steps = not news.events or run.lastHistoryStep == news.last_step
+        # either may lag behind the other by seconds
+        last = max(run.lastHistoryStep or 0, run.summary_metrics.get(STEP) or 0)
+        has_steps = last >= news.last_step
         if has_steps and (news.record is None or run.summary_metrics.get("outcome") == news.record.outcome):
             return True
     return False

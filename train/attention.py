@@ -6,9 +6,8 @@ of ones. Rows of similar length are padded to each other inside the attention on
 a causal mask is exact; everything else of the model sees no padding. On CUDA in 16 bits PyTorch's varlen
 kernel does without padding, if it gives the same numbers here (`choose_varlen`).
 
-Letters: B rows, T positions of all rows end to end, L positions of a bucket's longest row, A heads, K key-value
-heads, D width of a head.
-"""
+Letters: B rows, T positions of all rows end to end, L positions of a bucket's longest row, A heads, K
+key-value heads, D width of a head."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -99,8 +98,9 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, D)
     if packed.varlen:
         return _varlen(query, key, value, packed, settings)[None], None
-    outputs = [_bucket_attention(query[bucket.tokens], key[bucket.tokens], value[bucket.tokens], bucket, settings)
-               for bucket in packed.buckets]
+    outputs = [
+        _bucket_attention(query[bucket.tokens], key[bucket.tokens], value[bucket.tokens], bucket, settings)
+        for bucket in packed.buckets]
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
 
@@ -112,10 +112,13 @@ class _Settings:
     softcap: float | None
 
 
-def _bucket_attention(query: Tensor, key: Tensor, value: Tensor, bucket: Bucket, settings: _Settings) -> Tensor:
+def _bucket_attention(query: Tensor, key: Tensor, value: Tensor, bucket: Bucket,
+                      settings: _Settings) -> Tensor:
     """(tokens, heads, D) in and out."""
-    padded = [part if bucket.gather is None else part.index_select(0, bucket.gather) for part in (query, key, value)]
-    shaped = [part.reshape(bucket.num_rows, bucket.length, *part.shape[1:]).transpose(1, 2) for part in padded]
+    padded = [part if bucket.gather is None else part.index_select(0, bucket.gather)
+              for part in (query, key, value)]
+    shaped = [part.reshape(bucket.num_rows, bucket.length, *part.shape[1:]).transpose(1, 2)
+              for part in padded]
     output = _causal(shaped[0], shaped[1], shaped[2], settings).transpose(1, 2).flatten(0, 1)
     return output if bucket.scatter is None else output.index_select(0, bucket.scatter)
 
@@ -155,8 +158,10 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, settings:
     elif groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
     if "window_size" in parameters:
-        window = settings.sliding_window if (settings.sliding_window or layout.longest) < layout.longest else None
-        extra["window_size"] = (-1 if window is None else window - 1, 0)
+        window = settings.sliding_window
+        if window is None or window >= layout.longest:
+            window = 0  # -1 to the left: everything before
+        extra["window_size"] = (window - 1, 0)
     else:
         extra["is_causal"] = True
     if settings.scaling is not None and "scale" in parameters:
@@ -183,7 +188,8 @@ def choose_varlen(config: Any, device: torch.device, dtype: torch.dtype, dropout
     kernel, parameters = _varlen_kernel()
     window = getattr(config, "sliding_window", None)
     if kernel is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or dropout \
-            or getattr(config, "attn_logit_softcapping", None) or (window and "window_size" not in parameters):
+            or getattr(config, "attn_logit_softcapping", None) \
+            or (window and "window_size" not in parameters):
         return False
     heads = config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or heads
@@ -194,8 +200,9 @@ def choose_varlen(config: Any, device: torch.device, dtype: torch.dtype, dropout
     module = nn.Module().eval()
     lengths = [25, 16, 7]
     try:
-        tried = attention(module, query, key, value, None, packed=make_layout(lengths, device, varlen=True))[0]
-        known = attention(module, query, key, value, None, packed=make_layout(lengths, device))[0]
+        tried, known = (
+            attention(module, query, key, value, None, packed=make_layout(lengths, device, varlen=varlen))[0]
+            for varlen in (True, False))
     except (RuntimeError, TypeError, NotImplementedError):
         return False
     return bool(torch.allclose(tried.float(), known.float(), atol=3e-2, rtol=3e-2))

@@ -1,7 +1,8 @@
-"""Which rows an optimiser step sees, and how they are cut into micro-batches. Pure functions of seed and step.
+"""Which rows an optimiser step sees, and how they are cut into micro-batches. Pure functions of seed and
+step.
 
-Because the order is a function, not an iterator, resuming at step s needs no stored position, and every run of
-a plane with the same seed sees the same rows in the same order: differences between cells are paired.
+Because the order is a function, not an iterator, resuming at step s needs no stored position, and every run
+of a plane with the same seed sees the same rows in the same order: differences between cells are paired.
 
 Letters: B rows, T positions (of the longest row, or of all rows end to end), N targets of non-zero weight.
 """
@@ -30,7 +31,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """Rows of one micro-batch, each cut after its last target, and what the loss needs to know of its targets.
+    """Rows of one micro-batch, each cut after its last target, and what the loss needs to know of targets.
 
     Shapes   ids (B, T), or (1, T) end to end, where positions (1, T) say where in its row a token stands;
              predictors, targets, roles (N,) int64: target n has id targets[n] and is predicted at flat
@@ -54,9 +55,10 @@ class TrainingBatch:
         return sum(self.lengths)
 
     def places(self) -> Iterator[tuple[int, int, int, slice]]:
-        """For each row: its number, its whole length, its index in the first axis of ids, its place in the second."""
+        """For each row: number, whole length, index in the first axis of ids, place in the second."""
         start = 0
-        for index, (row, length, whole) in enumerate(zip(self.rows, self.lengths, self.whole_lengths, strict=True)):
+        about = zip(self.rows, self.lengths, self.whole_lengths, strict=True)
+        for index, (row, length, whole) in enumerate(about):
             if self.layout is None:
                 yield row, whole, index, slice(0, length)
             else:
@@ -74,7 +76,7 @@ def rows_of_step(step: int, *, num_rows: int, batch_size: int, data_order_seed: 
 
 
 def micro_batches(rows: Sequence[int], lengths: Sequence[int], max_padded_tokens: int) -> Iterator[list[int]]:
-    """`rows` cut so that rows x longest stays within `max_padded_tokens` (one row always fits), longest first.
+    """`rows` cut so that rows x longest stays within the limit (one row always fits), longest first.
 
     The cut changes only the order in which floats are added: the denominator is the whole step's.
     """
@@ -133,9 +135,10 @@ def used_lengths(split: TokenSplit, weights_R: NDArray[numpy.float64]) -> list[i
     return numpy.maximum(last, 0).tolist()
 
 
-def training_batch(split: TokenSplit, rows: Sequence[int], lengths: Sequence[int], weights_R: NDArray[numpy.float64],
-                   scale: StepScale, device: torch.device, *, is_packed: bool, varlen: bool = False) -> TrainingBatch:
-    """The rows, cut to their used lengths, with the coefficient of each target. `split.roles` are target roles."""
+def training_batch(split: TokenSplit, rows: Sequence[int], lengths: Sequence[int],
+                   weights_R: NDArray[numpy.float64], scale: StepScale, device: torch.device, *,
+                   is_packed: bool, varlen: bool = False) -> TrainingBatch:
+    """The rows, cut to their used lengths, with each target's coefficient. `split.roles` are target roles."""
     used = [lengths[row] for row in rows]
     longest = max(used)
     stride = 0 if is_packed else longest
@@ -162,7 +165,7 @@ def training_batch(split: TokenSplit, rows: Sequence[int], lengths: Sequence[int
         rows=tuple(rows), lengths=tuple(used),
         whole_lengths=tuple(int(split.offsets[row + 1] - split.offsets[row]) for row in rows),
         ids_BT=torch.from_numpy(ids.reshape(1 if is_packed else len(rows), -1)).to(device, non_blocking=True),
-        positions_BT=None if positions is None else torch.from_numpy(positions[None]).to(device, non_blocking=True),
+        positions_BT=None if positions is None else send([positions], numpy.int64)[None],
         layout=make_layout(used, device, varlen=varlen) if is_packed else None,
         predictors_N=send(predictors, numpy.int64), targets_N=send(targets, numpy.int64),
         roles_N=send(roles, numpy.int64), coefficients_N=send(coefficients, numpy.float32),

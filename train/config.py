@@ -1,7 +1,7 @@
 """The complete configuration of one run: names, types, units, defaults and checks. Standard library only.
 
-A value that a scientist changes lives in conf/*.yaml; its type, unit and check live here, once. The classes are
-frozen and double as the schema: `defaults_tree` gives Hydra its struct (so a misspelt key dies at
+A value that a scientist changes lives in conf/*.yaml; its type, unit and check live here, once. The classes
+are frozen and double as the schema: `defaults_tree` gives Hydra its struct (so a misspelt key dies at
 composition) and `run_config_from_dict` gives types and checks. House rule 3.4 wanted mutable dataclasses as
 Hydra schemas; building the struct from frozen ones keeps values immutable and lets our own messages name the
 key, its value and the nearest right one.
@@ -34,21 +34,21 @@ from train.schema import (
 from train.subsets import SubsetConfig
 
 __all__ = [
-    "MANDATORY", "DatasetConfig", "DpoConfig", "EvalConfig", "ModelConfig", "ObjectiveConfig", "PreferenceConfig",
-    "RecipeConfig", "RunConfig", "SeedsConfig", "SubsetConfig", "TrackingConfig", "build", "config_to_dict", "defaults_tree", "how", "neutral",
-    "run_config_from_dict",
+    "MANDATORY", "DatasetConfig", "DpoConfig", "EvalConfig", "ModelConfig", "ObjectiveConfig",
+    "PreferenceConfig", "RecipeConfig", "RunConfig", "SeedsConfig", "SubsetConfig", "TrackingConfig", "build",
+    "config_to_dict", "defaults_tree", "how", "neutral", "run_config_from_dict",
 ]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """A base checkpoint. Its identity is the content of its files (or its hub commit), not its name or path."""
+    """A base checkpoint. Its identity is the content of its files (or its hub commit), not name or path."""
 
     name: str = field(metadata={"identity": "how"})  # the label in tables and run ids
     source: Literal["embedded", "local", "hub"] = field(metadata={"identity": "how"})
     path: str | None = how(None)  # a folder (local) or an organisation/name (hub)
     revision: str | None = how(None)  # a commit hash; hub only. Enters the identity through the model's hash
-    # raw | chat (the tokenizer's own) | tulu | chatml | a path to a Jinja file. Its text, not its path, enters
-    # the identity, through the model's hash.
+    # raw | chat (the tokenizer's own) | tulu | chatml | a path to a Jinja file. Its text, not its path,
+    # enters the identity, through the model's hash.
     template: str = how("raw")
     add_bos: bool | None = None  # None: what the tokenizer itself does
     trust_remote_code: bool = False
@@ -156,7 +156,7 @@ class RecipeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
-    """What is measured at the end of a run, always unweighted. Nothing here may depend on the swept weights."""
+    """What is measured at the end of a run, always unweighted. Nothing here may depend on swept weights."""
 
     generate: bool = True  # greedy answers, where the dataset's rows carry a verifiable one
     max_new_tokens: int = 32
@@ -252,5 +252,5 @@ class RunConfig:
 
 
 def run_config_from_dict(values: Mapping[str, Any]) -> RunConfig:
-    """The typed configuration; raises ConfigError naming key, value, expectation and the nearest right key."""
+    """The typed configuration; ConfigError names key, value, expectation and the nearest right key."""
     return build(RunConfig, values, "")

@@ -1,9 +1,8 @@
 """Several processes, one run: who I am among them, and sums over all of them.
 
-Rows of a step are divided among the ranks; coefficients are computed by every rank from the whole step's roles
-(train.objective), so gradients and by-products need only be added. The result is that of one process up to the
-order of float sums. `train.launch` starts such a run.
-"""
+Rows of a step are divided among the ranks; coefficients are computed by every rank from the whole step's
+roles (train.objective), so gradients and by-products need only be added. The result is that of one process
+up to the order of float sums. `train.launch` starts such a run."""
 
 import os
 import warnings
@@ -33,7 +32,9 @@ class World:
         return tensor
 
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Sum every parameter's gradient over the ranks, after the last backward; one without any stays without.
+        """Sum every parameter's gradient over the ranks, after the last backward.
+
+        A parameter without a gradient on any rank stays without.
 
         Note   A few large sums after the last micro-batch instead of DistributedDataParallel's hooks during
                it: ranks may hold different numbers of micro-batches, or none, and no sum waits for another.
@@ -41,7 +42,7 @@ class World:
         if self.size == 1 or self.kind == "fsdp":
             return
         device = parameters[0].device
-        has_gradient = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+        has_gradient = torch.tensor([int(parameter.grad is not None) for parameter in parameters])
         anywhere = self.add(has_gradient.to(device)).cpu().tolist()
         used = [parameter for parameter, count in zip(parameters, anywhere, strict=True) if count]
         for parameter in used:
@@ -54,7 +55,8 @@ class World:
             is_last = index + 1 == len(used)
             if is_last or sum(gradient.numel() for gradient in bucket) >= _BUCKET_ELEMENTS:
                 flat = self.add(torch.cat([gradient.flatten() for gradient in bucket]))
-                for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+                parts = flat.split([gradient.numel() for gradient in bucket])
+                for gradient, part in zip(bucket, parts, strict=True):
                     gradient.copy_(part.view_as(gradient))
                 bucket = []
 
@@ -63,7 +65,8 @@ class World:
         if self.size == 1:
             return wishes
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        return tuple(count > 0 for count in self.add(torch.tensor(wishes, dtype=torch.int32, device=device)).tolist())
+        counts = self.add(torch.tensor(wishes, dtype=torch.int32, device=device))
+        return tuple(count > 0 for count in counts.tolist())
 
     def barrier(self) -> None:
         """Wait for every rank."""

@@ -1,8 +1,7 @@
 """How one run computes: the kernel of its loss, packing, precision, ranks. Decided once, undone at the end.
 
-A model is shared by the runs of a process (train.workbench), so everything done to it here is taken back. None
-of it changes what is computed, `precision` excepted; what was decided is in the record's environment.
-"""
+A model is shared by the runs of a process (train.workbench), so everything done to it here is taken back.
+None of it changes what is computed, `precision` excepted; what was decided is in the record's environment."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -80,7 +79,8 @@ def prepared(model: nn.Module, split: TokenSplit, config: RunConfig, device: tor
         engine = Engine(path, packing, varlen, world)
         stepper = Stepper(module, split, config, device, optimizer, list(parameters.values()), engine)
         how = {"head": f"{path.name} ({path.reason})", "packing": f"{packing} ({reason})",
-               "attention": "varlen" if varlen else "sdpa", "ranks": world.size, "precision": _precision(recipe)}
+               "attention": "varlen" if varlen else "sdpa", "ranks": world.size,
+               "precision": _precision(recipe)}
         yield Training(module, stepper, parameters, optimizer, world, how)
 
 
@@ -154,7 +154,8 @@ def _layers(model: nn.Module, recipe: RecipeConfig) -> Iterator[None]:
 
 def _checkpointing(model: Any, what: str) -> Callable[..., None]:
     """transformers' switch; 5.23 renamed it."""
-    return getattr(model, f"activation_checkpointing_{what}", None) or getattr(model, f"gradient_checkpointing_{what}")
+    name = f"activation_checkpointing_{what}"
+    return getattr(model, name, None) or getattr(model, name.replace("activation", "gradient"))
 
 
 @contextlib.contextmanager

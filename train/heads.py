@@ -1,10 +1,9 @@
 """A causal language model as decoder and output layer, so that the loss can take the hidden states.
 
-Nothing of the model is changed or copied: the decoder and the head are the model's own modules. Models scale,
-cap or wrap their logits in ways nobody lists completely, so the split is tried on a few tokens first: where
-decoder and head don't give the model's own logits, the plain computation over full logits is used instead, and
-the record says so.
-"""
+Nothing of the model is changed or copied: the decoder and the head are the model's own modules. Models
+scale, cap or wrap their logits in ways nobody lists completely, so the split is tried on a few tokens first:
+where decoder and head don't give the model's own logits, the plain computation over full logits is used
+instead, and the record says so."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ def decoder_of(model: nn.Module) -> Any:
 
 
 def head_of(model: nn.Module) -> Head | None:
-    """The output layer with its model's scale and cap; None where it isn't one plain matrix (a LoRA, a norm)."""
+    """The output layer with its model's scale and cap; None where it isn't one plain matrix (a LoRA)."""
     inner = base_model(model)
     layer = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     if type(layer) is not nn.Linear:
@@ -100,7 +99,7 @@ def hidden_states(model: nn.Module, ids_BT: Tensor, extra: Mapping[str, Any]) ->
 
 def plain_weighted_nll(logits_NV: Tensor, targets_N: Tensor, coefficients_N: Tensor,
                        reference: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-    """`weighted_linear_nll` from logits; reference: the untouched model's logits (N, V), and coefficients (N,)."""
+    """`weighted_linear_nll` from logits; reference: the untouched model's logits (N, V), its coefficients."""
     nll_N = token_nll(logits_NV, targets_N)
     loss, divergence_N = (nll_N * coefficients_N).sum(), torch.zeros_like(nll_N)
     if reference is not None:

@@ -1,7 +1,7 @@
 """One run on several processes: `launch` starts them and waits; `python -m train.launch JOB` is each of them.
 
-Rank 0 does what `train.run` does and writes the result; the others only train. They speak through files of the
-run's folder, so the starter may be a worker of a sweep, a job of a cluster, or a person with torchrun:
+Rank 0 does what `train.run` does and writes the result; the others only train. They speak through files of
+the run's folder, so the starter may be a worker of a sweep, a job of a cluster, or a person with torchrun:
 
     torchrun --nnodes=2 --nproc-per-node=8 -m train.launch FOLDER/ranks_job.json
 """
@@ -39,8 +39,9 @@ def is_rank() -> bool:
 
 
 def launch(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attempt: int,
-           cache_folder: Path | None, model_identity: str, dataset_identity: str, should_stop: Callable[[], bool],
-           on_progress: Callable[[int, int], None], asked: Asked = Asked()) -> RunRecord:  # noqa: B008 - a value
+           cache_folder: Path | None, model_identity: str, dataset_identity: str,
+           should_stop: Callable[[], bool], on_progress: Callable[[int, int], None],
+           asked: Asked = Asked()) -> RunRecord:  # noqa: B008 - a value
     """Train one run on config.train.num_ranks processes of this machine; the record is returned, not written.
 
     Raises   Interrupted after the ranks saved their state; UserError as a rank raised it; RanksFailedError.
@@ -50,7 +51,8 @@ def launch(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, at
         (folder / name).unlink(missing_ok=True)
     job = {"config": config_to_dict(config), "run_id": run_id, "fingerprint": fingerprint, "attempt": attempt,
            "cache_folder": None if cache_folder is None else str(cache_folder.absolute()),
-           "model_identity": model_identity, "dataset_identity": dataset_identity, "asked": dataclasses.asdict(asked)}
+           "model_identity": model_identity, "dataset_identity": dataset_identity,
+           "asked": dataclasses.asdict(asked)}
     write_json_atomic(folder / JOB_FILE, job)
     with _started(config, folder) as process:
         told = 0
@@ -65,9 +67,10 @@ def launch(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, at
 @contextlib.contextmanager
 def _started(config: RunConfig, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """torchrun with a log beside the run; ended with everything under it if the starter goes."""
-    environment = dict(os.environ, OMP_NUM_THREADS=str(config.train.num_threads), **{_STARTER: str(os.getpid())},
-                       PYTHONPATH=os.pathsep.join(filter(None, [str(Path(__file__).parents[1]),
-                                                                os.environ.get("PYTHONPATH", "")])))
+    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(config.train.num_threads), _STARTER: str(os.getpid()),
+        "PYTHONPATH": os.pathsep.join(filter(None, places))}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
                str(config.train.num_ranks), "-m", "train.launch", str((folder / JOB_FILE).absolute())]
     with open(folder / "ranks.log", "ab") as log:
@@ -105,7 +108,8 @@ def _outcome(folder: Path, exit_code: int) -> RunRecord:
     with contextlib.suppress(OSError):
         lines = (folder / "ranks.log").read_text(encoding="utf-8", errors="replace").splitlines()
         own = [line.split("]:")[-1].strip() for line in lines if "Error" in line]
-        raise RanksFailedError(f"the ranks ended with exit code {exit_code}: {(own or lines or [''])[-1][:300]}; "
+        last = (own or lines or [""])[-1][:300]
+        raise RanksFailedError(f"the ranks ended with exit code {exit_code}: {last}; "
                                f"see {folder / 'ranks.log'}")
     raise RanksFailedError(f"the ranks ended with exit code {exit_code}")
 
@@ -124,7 +128,8 @@ def main(job_file: Path) -> int:
     except Interrupted as error:
         result = {"interrupted": str(error)}
     except UserError as error:
-        result = {"user_error": {"kind": type(error).__name__, "parts": [error.problem, error.expected, error.fix]}}
+        result = {"user_error": {"kind": type(error).__name__,
+                                 "parts": [error.problem, error.expected, error.fix]}}
     if is_first:
         write_json_atomic(folder / RESULT_FILE, result)
     return 0
@@ -137,8 +142,8 @@ def _first(config: RunConfig, job: Mapping[str, Any], folder: Path) -> RunRecord
     def on_progress(step: int, steps: int) -> None:
         write_json_atomic(folder / PROGRESS_FILE, {"step": step, "steps": steps})
 
-    return run(config, run_id=job["run_id"], fingerprint=job["fingerprint"], folder=folder, attempt=job["attempt"],
-               workbench=Workbench(_cache(job)), model_identity=job["model_identity"],
+    return run(config, run_id=job["run_id"], fingerprint=job["fingerprint"], folder=folder,
+               attempt=job["attempt"], workbench=Workbench(_cache(job)), model_identity=job["model_identity"],
                dataset_identity=job["dataset_identity"], should_stop=lambda: _should_stop(folder),
                on_progress=on_progress,
                asked=Asked(**job["asked"] | {"aliases": tuple(job["asked"]["aliases"])}))

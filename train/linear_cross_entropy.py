@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CPU_CHUNK, CUDA_CHUNK = 256, 4096  # rows; measured (tests/bench) and after training.md: products are full, buffers small
+CPU_CHUNK, CUDA_CHUNK = 256, 4096  # rows: large enough for full products; CPU's measured (tests/bench)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Head:
     """An output layer: logits = cap(scale (W h) + b), cap(z) = softcap tanh(z / softcap).
 
     Shapes   weight (V, H); bias (V,). The weight may be tied to the input embedding or frozen.
-    Source   softcap: Gemma 2, arXiv 2408.00118, section 2; scale: Cohere's logit_scale, Granite's 1 / logits_scaling.
+    Source   softcap: Gemma 2, arXiv 2408.00118, section 2; scale: Cohere's logit_scale, Granite's
+             1 / logits_scaling.
     """
 
     weight_VH: Tensor
@@ -49,7 +50,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a divergence is measured from: the untouched model's hidden states at the same positions, and its head.
+    """What a divergence is measured from: the untouched model's states at the same positions, and its head.
 
     Shapes   hidden (N, H); coefficients (N,), the d above.
     """
@@ -129,7 +130,7 @@ class _WeightedLinearNll(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            raise RuntimeError("the gradient of weighted_linear_nll can be taken once; train.loss has a plain one")
+            raise RuntimeError("the gradient of weighted_linear_nll can be taken once; see train.loss")
         if gradient.device.type == "cuda" or gradient.item() != 1.0:  # no host wait on the device
             for tensor in gradients:
                 if tensor is not None:
@@ -165,7 +166,8 @@ class _Chunks:
                 nll_N[part] = self.plan.kernel.gradient(logits_CV, targets_N[part], self.plan.head.softcap)
                 self._spread(logits_CV, hidden_CH, part, coefficients_C)
             else:
-                nll_N[part], divergence_N[part] = self._with_reference(logits_CV, targets_N[part], coefficients_C, part)
+                nll_N[part], divergence_N[part] = self._with_reference(
+                    logits_CV, targets_N[part], coefficients_C, part)
                 self._spread(logits_CV, hidden_CH, part, None)
         loss = (nll_N * coefficients_N).sum()
         if self.plan.reference is not None:
@@ -182,8 +184,9 @@ class _Chunks:
             logits_CV = logits_CV.to(_wide(logits_CV.dtype))
         return logits_CV if self.bias_V is None else logits_CV.add_(self.bias_V.detach())
 
-    def _spread(self, gradient_CV: Tensor, hidden_CH: Tensor, part: slice, coefficients_C: Tensor | None) -> None:
-        """From d / d logits to hidden states and weight; coefficients go on the small side of each product."""
+    def _spread(self, gradient_CV: Tensor, hidden_CH: Tensor, part: slice,
+                coefficients_C: Tensor | None) -> None:
+        """From d / d logits to hidden states and weight; coefficients go on a product's small side."""
         gradient_CV = gradient_CV.to(self.plan.dtype)
         if self.to_hidden_NH is not None:
             to_hidden_CH = torch.mm(gradient_CV, self.weight_VH)
@@ -210,12 +213,14 @@ class _Chunks:
             slope_CV = logits_CV.div_(softcap).tanh_().square().neg_().add_(1.0)
             logits_CV.mul_(softcap)
         log_p_CV = torch.log_softmax(logits_CV, dim=1)
-        log_ratio_CV = log_p_CV - torch.log_softmax(_plain_logits(reference.hidden_NH[part], reference.head), dim=1)
+        known_CV = _plain_logits(reference.hidden_NH[part], reference.head)
+        log_ratio_CV = log_p_CV - torch.log_softmax(known_CV, dim=1)
         nll_C = -log_p_CV.gather(1, targets_C[:, None]).squeeze(1)
         p_CV = torch.exp(log_p_CV, out=logits_CV)
         divergence_C = (p_CV * log_ratio_CV).sum(1)
         pull_C = reference.coefficients_N[part]
-        factor_CV = log_ratio_CV.sub_(divergence_C[:, None]).mul_(pull_C[:, None]).add_(coefficients_C[:, None])
+        factor_CV = log_ratio_CV.sub_(divergence_C[:, None]).mul_(pull_C[:, None])
+        factor_CV.add_(coefficients_C[:, None])
         gradient_CV = logits_CV.mul_(factor_CV)
         gradient_CV.scatter_add_(1, targets_C[:, None], -coefficients_C[:, None].to(gradient_CV.dtype))
         if slope_CV is not None:

@@ -1,9 +1,9 @@
 # pyright: reportMissingImports=false, reportOptionalMemberAccess=false, reportInvalidTypeForm=false
 """The softmax gradient of `train.linear_cross_entropy` as one Triton kernel, and the choice between the two.
 
-Eager PyTorch passes over a chunk's logits about five times in float32; this kernel reads them twice and writes
-once, in the products' own 16 bits. Which is faster on the device at hand is measured when a run starts, with the
-head's own shape, after both gave the same numbers; the record says who won and by how much.
+Eager PyTorch passes over a chunk's logits about five times in float32; this kernel reads them twice and
+writes once, in the products' own 16 bits. Which is faster on the device at hand is measured when a run
+starts, with the head's own shape, after both gave the same numbers; the record says who won and by how much.
 
 Importable without Triton; then `fastest_kernel` answers eager.
 """
@@ -27,13 +27,13 @@ _PROBE_ROWS, _REPEATS = 1024, 3
 if triton is not None and tl is not None:
 
     @triton.jit
-    def _capped(z, softcap, HAS_CAP: tl.constexpr):  # noqa: N803 - Triton's constants are upper case
+    def _capped(z, softcap, HAS_CAP: tl.constexpr):
         # tanh(x) = 1 - 2 / (e^2x + 1): right at both infinities, and no library call
         return softcap * (1.0 - 2.0 / (tl.exp(2.0 * z / softcap) + 1.0)) if HAS_CAP else z
 
     @triton.jit
-    def _softmax_gradient(logits, stride, targets, nll, size, softcap, HAS_CAP: tl.constexpr,  # noqa: N803
-                          BLOCK: tl.constexpr):  # noqa: N803
+    def _softmax_gradient(logits, stride, targets, nll, size, softcap, HAS_CAP: tl.constexpr,
+                          BLOCK: tl.constexpr):
         """One program per row: online maximum and sum, then p - onehot in place of the logits."""
         row = tl.program_id(0).to(tl.int64)
         start = logits + row * stride

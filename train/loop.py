@@ -29,7 +29,7 @@ from train.tracking import Tracker
 EVENTS_FILE = "events.jsonl"
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the state is saved and the run goes on elsewhere
+class Interrupted(Exception):  # not an error: the state is saved and the run goes on elsewhere
     """Training stopped because it was asked to, after a checkpoint."""
 
 
@@ -48,8 +48,8 @@ def train_model(model: nn.Module, split: TokenSplit, config: RunConfig, *, finge
 
     Under FSDP only rank 0's model holds the result.
 
-    Raises   Interrupted after saving a checkpoint; NonFiniteLossError with the step and its rows; TemplateError
-             for a weight on tokens that aren't there.
+    Raises   Interrupted after saving a checkpoint; NonFiniteLossError with the step and its rows;
+             TemplateError for a weight on tokens that aren't there.
     Exact    The same configuration gives the same bits on CPU, interrupted or not.
     """
     check_roles(split, config.objective, config.model.template)
@@ -69,9 +69,10 @@ def train_model(model: nn.Module, split: TokenSplit, config: RunConfig, *, finge
                     events.write(json.dumps(event) + "\n")
                     hooks.tracker.log(step + 1, event)
                     hooks.on_progress(step + 1, steps)
-                is_last = step + 1 == steps  # saved too: dying during the evaluation must not cost the training
+                is_last = step + 1 == steps  # saved too: dying during the evaluation must not cost it
+                age_s = time.monotonic() - saved
                 is_stopping, is_due = world.agreed(
-                    hooks.should_stop(), is_last or time.monotonic() - saved > config.train.checkpoint_every_s)
+                    hooks.should_stop(), is_last or age_s > config.train.checkpoint_every_s)
                 if is_stopping or is_due:
                     events.flush()
                     training.save(folder, fingerprint, progress)
@@ -90,8 +91,8 @@ def _after(progress: Progress, result: StepResult, training_s: float) -> Progres
 
 
 def _event(step: int, result: StepResult) -> dict[str, float]:
-    event = {"step": step, "train_loss": result.loss, **result.nll_by_role, "learning_rate": result.learning_rate,
-             "num_tokens": result.num_tokens}
+    event = {"step": step, "train_loss": result.loss, **result.nll_by_role,
+             "learning_rate": result.learning_rate, "num_tokens": result.num_tokens}
     return event if result.divergence is None else event | {"train_divergence": result.divergence}
 
 

@@ -1,9 +1,8 @@
 """NEFTune: uniform noise on a training row's embeddings, the same noise wherever the row is computed.
 
-The noise of a row is a function of the noise seed, the step and the row: not of the micro-batch, the packing,
-the rank or how much of the row is computed, so a resumed or differently cut run sees the same. On CUDA it is the device's own generator, so CPU
-and CUDA differ.
-"""
+The noise of a row is a function of the noise seed, the step and the row: not of the micro-batch, the
+packing, the rank or how much of the row is computed, so a resumed or differently cut run sees the same. On
+CUDA it is the device's own generator, so CPU and CUDA differ."""
 
 import math
 from collections.abc import Iterator

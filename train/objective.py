@@ -2,23 +2,23 @@
 
     loss = sum over the step's targets t of  c(t) nll(t)  +  kl_weight d(t) KL(t)
 
-A weight belongs to a role, a selection of turns takes targets away, and a normalisation turns weights into the
-coefficients c. All of it is known from the tokens' roles before the first forward pass, so the coefficients of
-a micro-batch don't depend on how the step was cut or on which rank it lies.
+A weight belongs to a role, a selection of turns takes targets away, and a normalisation turns weights into
+the coefficients c. All of it is known from the tokens' roles before the first forward pass, so the
+coefficients of a micro-batch don't depend on how the step was cut or on which rank it lies.
 
 What a normalisation does to the meaning of a weight (w, in [0, 1] by custom; n targets of non-zero weight):
 
-    nonzero_count     c = w / n            WIT. A weight is what a token is worth next to a token of weight 1. The
-                                           denominator counts, so the loss jumps as a weight leaves 0, and its
-                                           scale follows the weights': half the weights, half the loss.
-    weight_sum        c = w / sum of w     LLaMA-Factory's. The weighted mean: only ratios of weights exist, for
-                                           every optimiser. Near an axis the loss is continuous.
-    completion_count  c = w / responses    Prompt loss weight (arXiv 2401.13586). The response term is what it is
-                                           without prompts; the prompt's is added to it in proportion to w and to
-                                           the prompt's length. A long prompt weighs more than under the above.
-    sequence_mean     c = w / (n of the    Instruction Modelling's code (batch 1 per device, then the mean).
-                          row * rows)      A weight is a share of its own row; a token of a short row counts more.
-                                           Changes which examples matter, not only the scale.
+    nonzero_count     c = w / n          WIT. A weight is what a token is worth next to a token of weight 1.
+                                         The denominator counts, so the loss jumps as a weight leaves 0, and
+                                         its scale follows the weights': half the weights, half the loss.
+    weight_sum        c = w / sum of w   LLaMA-Factory's. The weighted mean: only ratios of weights exist, for
+                                         every optimiser. Near an axis the loss is continuous.
+    completion_count  c = w / responses  Prompt loss weight (arXiv 2401.13586). The response term is what it
+                                         is without prompts; the prompt's is added to it in proportion to w
+                                         and to its length: a long prompt weighs more than under the above.
+    sequence_mean     c = w / (n of the  Instruction Modelling's code (batch 1 per device, then the mean). A
+                          row * rows)    weight is a share of its own row; a token of a short row counts more.
+                                         Changes which examples matter, not only the scale.
 
 The first three differ by a factor per step only; under a scale-free optimiser (sweep.rays) they differ by how
 that factor varies from step to step. KL coefficients d never see a weight: they count targets, as c does at
@@ -102,8 +102,9 @@ def check_roles(split: TokenSplit, objective: ObjectiveConfig, template: str) ->
 
     A template whose roles can't be told apart has been refused before (train.templates), so no weight is ever
     silently spread over other tokens. What is left is a weight that does nothing, such as a template weight
-    under raw: a plane with an axis that isn't one. Every row has response tokens (train.spans). Harmless is an explicit system_weight on data without system messages: the template marks
-    them, the next dataset of the grid may have them, and the record counts none.
+    under raw: a plane with an axis that isn't one. Every row has response tokens (train.spans). Harmless is
+    an explicit system_weight on data without system messages: the template marks them, the next dataset of
+    the grid may have them, and the record counts none.
 
     Raises   TemplateError naming template and role.
     """
@@ -133,7 +134,7 @@ class StepScale:
 
 def step_scale(counts_MR: NDArray[np.int64], rows: Sequence[int], weights_R: NDArray[np.float64],
                normalisation: Normalisation) -> StepScale:
-    """The factors of an optimiser step from the role counts of *all* its rows, of all micro-batches and ranks.
+    """The factors of an optimiser step from the role counts of *all* its rows, of every rank.
 
     A step without a counted target has factors and num_targets 0: its loss is zero, and it teaches nothing.
 

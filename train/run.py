@@ -129,6 +129,9 @@ def _parent(config: RunConfig, model_identity: str, folder: Path | None) -> Pare
 
 def device_of(config: RunConfig) -> torch.device:
     """The device the configuration asks for; auto prefers CUDA."""
+    if config.train.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device=cuda, but PyTorch sees no GPU", "a GPU and a PyTorch built for it",
+                          "set train.device=auto")
     if config.train.device != "auto":
         return torch.device(config.train.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

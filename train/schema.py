@@ -1,4 +1,5 @@
-"""Frozen configuration classes as schemas: built from plain trees, written back, and how they enter an identity.
+"""Frozen configuration classes as schemas: built from plain trees, written back, and how they enter an
+identity.
 
 Standard library only, and it knows no class of ours: `train.config`, `sweep.config` and `analysis.config` do.
 """
@@ -50,13 +51,14 @@ def defaults_tree(schema: type) -> dict[str, Any]:
     return tree
 
 
-_HINTS: dict[type, dict[str, Any]] = {}  # get_type_hints costs 100 us a class; 10,000 cells ask 7 classes each
+_HINTS: dict[type, dict[str, Any]] = {}  # get_type_hints costs 100 us a class; 10,000 cells ask 7 each
 
 
 def build(schema: type, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """Any of this project's frozen configuration classes from a plain tree; ConfigError says what is wrong."""
+    """Any of this project's configuration classes from a plain tree; ConfigError says what is wrong."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.') or 'the configuration'}={values!r} is not a group", "keys and values")
+        place = prefix.rstrip(".") or "the configuration"
+        raise ConfigError(f"{place}={values!r} is not a group", "keys and values")
     hints = _HINTS.setdefault(schema, typing.get_type_hints(schema))
     names = [item.name for item in dataclasses.fields(schema)]
     for key in values:
@@ -71,7 +73,8 @@ def build(schema: type, values: Mapping[str, Any], prefix: str = "") -> Any:
             if isinstance(hint, type) and dataclasses.is_dataclass(hint) and item.name not in values:
                 arguments[item.name] = build(hint, {}, f"{prefix}{item.name}.")
             elif item.default is dataclasses.MISSING:
-                raise ConfigError(f"{prefix}{item.name} is not set", _describe(hint), f"add {prefix}{item.name}=...")
+                raise ConfigError(f"{prefix}{item.name} is not set", _describe(hint),
+                                  f"add {prefix}{item.name}=...")
         elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
             arguments[item.name] = build(hint, values[item.name], f"{prefix}{item.name}.")
         else:
@@ -80,7 +83,7 @@ def build(schema: type, values: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
-    """`value` as `hint` asks, or ConfigError. A whole float is a fine int, an int a fine float, a bool neither."""
+    """`value` as `hint` asks, or ConfigError. A whole float is an int, an int a float, a bool neither."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)
@@ -117,16 +120,19 @@ def _describe(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join("null" if option is type(None) else _describe(option) for option in typing.get_args(hint))
+        return " or ".join("null" if option is type(None) else _describe(option)
+                           for option in typing.get_args(hint))
     if origin is tuple:
         return f"a list of {_describe(typing.get_args(hint)[0])}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, str(hint))
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    return words.get(hint, str(hint))
 
 
 def check_at_least(key: str, value: int, least: int) -> None:
     """The value is `least` or more."""
     if value < least:
-        raise ConfigError(f"{key}={value}", f"a whole number of at least {least}", f"set {key}={least} or more")
+        raise ConfigError(f"{key}={value}", f"a whole number of at least {least}",
+                          f"set {key}={least} or more")
 
 
 def check_positive(key: str, value: float) -> None:

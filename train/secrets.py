@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 
 HIDDEN = "[hidden]"
-_WORD = r"(?:api[_-]?key|apikey|access[_-]?key(?:[_-]?id)?|secret|token|passw(?:or)?d|passphrase|pwd|credentials?|auth" \
-        r"(?:orization)?|private[_-]?key|client[_-]?secret|session[_-]?key|signature|cookie)"
+_WORD = r"(?:api[_-]?key|apikey|access[_-]?key(?:[_-]?id)?|secret|token|passw(?:or)?d|passphrase|pwd|credentials?" \
+        r"|auth(?:orization)?|private[_-]?key|client[_-]?secret|session[_-]?key|signature|cookie)"
 _NAME = re.compile(rf"(^|[_\W]){_WORD}($|[_\W])|{_WORD}$|_key$|_pass$|_pat$", re.IGNORECASE)
 _SHAPES = tuple(re.compile(pattern) for pattern in (
     r"(?<=://)[^\s/@'\"]+(?=@)",  # user:password@host
@@ -26,7 +26,8 @@ _BEARER = re.compile(r"(?i)\b(bearer|basic|token)(\s+)[A-Za-z0-9._~+/=-]{8,}")
 _ASSIGNED = re.compile(
     rf"(?i)([\w.-]*{_WORD}(?!s)[\w-]*[\"']?\s*(?:=>|[:=])\s*|--?[\w-]*{_WORD}(?!s)[\w-]*[ =])"
     r"(\"[^\"]*\"|'[^']*'|(?:bearer|basic|token)\s+[^\s,;&]+|[^\s,;&\"']+)")
-_AS_KEY = re.compile(r"(?i)((?:^|[\s({,;&?\"'])[\w.-]*_(?:key|pass|pat)[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)")
+_AS_KEY = re.compile(
+    r"(?i)((?:^|[\s({,;&?\"'])[\w.-]*_(?:key|pass|pat)[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)")
 _SHORTEST = 8  # a value of fewer letters is a word, not a secret
 
 

@@ -1,9 +1,10 @@
-"""Fully sharded data parallelism: every rank holds a slice of each weight, its gradient and its optimiser state.
+"""Fully sharded data parallelism: every rank holds a slice of each weight, its gradient and its optimiser
+state.
 
-A sharded copy is trained, and its weights are gathered into rank 0's model at the end, so that what comes after
-training knows nothing of shards. Checkpoints are written by all ranks, each its own slices, and read back by
-any number of ranks: safetensors with offsets rather than torch.distributed.checkpoint, whose index is a pickle.
-"""
+A sharded copy is trained, and its weights are gathered into rank 0's model at the end, so that what comes
+after training knows nothing of shards. Checkpoints are written by all ranks, each its own slices, and read
+back by any number of ranks: safetensors with offsets rather than torch.distributed.checkpoint, whose index
+is a pickle."""
 
 import contextlib
 import copy
@@ -33,10 +34,12 @@ _COMPLETE = "complete.json"  # written last, by rank 0
 
 
 @contextlib.contextmanager
-def sharded(module: LossModule, recipe: RecipeConfig, device: torch.device, world: World) -> Iterator[LossModule]:
+def sharded(module: LossModule, recipe: RecipeConfig, device: torch.device,
+            world: World) -> Iterator[LossModule]:
     """A sharded copy of the module, one group per decoder layer; afterwards rank 0's model has its weights.
 
-    Exact    Gradients are averaged in float32 (train.step makes it a sum), products run in bfloat16 with recipe.precision=bfloat16.
+    Exact    Gradients are averaged in float32 (train.step makes it a sum); products run in bfloat16 with
+             precision=bfloat16.
     Note     Each rank holds the whole model once while the copy is made.
     """
     mesh = init_device_mesh(device.type, (world.size,))
@@ -83,7 +86,8 @@ def save_shards(folder: Path, fingerprint: str, parameters: dict[str, nn.Paramet
         os.fsync(stream.fileno())
     world.barrier()
     if world.rank == 0:
-        write_json_atomic(place / _COMPLETE, progress_to_dict(progress, fingerprint) | {"num_ranks": world.size})
+        values = progress_to_dict(progress, fingerprint) | {"num_ranks": world.size}
+        write_json_atomic(place / _COMPLETE, values)
         for other in place.parent.glob("step-*"):
             if other != place:
                 shutil.rmtree(other, ignore_errors=True)
@@ -92,7 +96,8 @@ def save_shards(folder: Path, fingerprint: str, parameters: dict[str, nn.Paramet
 def restore_shards(folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter],
                    optimizer: torch.optim.Optimizer) -> Progress | None:
     """Continue from the newest whole checkpoint, whatever number of ranks wrote it; None if there is none."""
-    complete = [(values["step"], path.parent, values) for path in (folder / FOLDER_NAME).glob(f"step-*/{_COMPLETE}")
+    complete = [(values["step"], path.parent, values)
+                for path in (folder / FOLDER_NAME).glob(f"step-*/{_COMPLETE}")
                 if (values := read_json(path)) and values.get("fingerprint") == fingerprint]
     if not complete:
         return None
@@ -120,7 +125,8 @@ def _fill(files: list[Any], parameters: dict[str, nn.Parameter], optimizer: torc
             continue
         key, _, parameter_name = rest.partition("/")
         parameter = parameters[parameter_name]
-        empty = torch.zeros_like(parameter) if shape == tuple(parameter.shape) and shape else torch.zeros(shape)
+        is_alike = shape == tuple(parameter.shape) and bool(shape)
+        empty = torch.zeros_like(parameter) if is_alike else torch.zeros(shape)
         _read(files, abouts, name, empty)
         optimizer.state[parameter][key] = empty
 

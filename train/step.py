@@ -1,8 +1,7 @@
 """One optimiser step: rows to micro-batches, micro-batches to gradients, gradients to an update.
 
-The coefficients of a step's targets come from the token roles of *all* its rows before the first forward pass,
-so neither the cut into micro-batches nor the division among ranks changes what is computed.
-"""
+The coefficients of a step's targets come from the token roles of *all* its rows before the first forward
+pass, so neither the cut into micro-batches nor the division among ranks changes what is computed."""
 
 import contextlib
 import copy
@@ -74,7 +73,8 @@ class LossModule(nn.Module):
     reference   the untouched model for the divergence; None: not wanted, or the adapters are switched off
     """
 
-    def __init__(self, model: nn.Module, reference: nn.Module | None, path: LossPath, config: RunConfig) -> None:
+    def __init__(self, model: nn.Module, reference: nn.Module | None, path: LossPath,
+                 config: RunConfig) -> None:
         super().__init__()
         self.model, self.reference, self.path = model, reference, path
         self.wants_divergence = config.objective.kl_weight > 0
@@ -107,8 +107,8 @@ class LossModule(nn.Module):
                 known_head = head_of(untouched)
             assert known_head is not None
             reference = Reference(known_NH, known_head, pulls_N)
-        return weighted_linear_nll(hidden_NH, head, batch.targets_N, batch.coefficients_N, reference=reference,
-                                   kernel=self.path.kernel)
+        return weighted_linear_nll(hidden_NH, head, batch.targets_N, batch.coefficients_N,
+                                   reference=reference, kernel=self.path.kernel)
 
     @contextlib.contextmanager
     def _untouched(self) -> Iterator[nn.Module]:
@@ -140,7 +140,8 @@ class Stepper:
     """One optimiser step after another; holds what doesn't change between them."""
 
     def __init__(self, module: nn.Module, split: TokenSplit, config: RunConfig, device: torch.device,
-                 optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], engine: Engine) -> None:
+                 optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter],
+                 engine: Engine) -> None:
         self.module, self.config, self.device, self.engine = module, config, device, engine
         self.optimizer, self.parameters = optimizer, list(parameters)
         self.split = with_target_roles(split, config.objective)
@@ -159,7 +160,8 @@ class Stepper:
         parts = self._cut(shares[world.rank])
         num_rounds = max(len(self._cut(share)) for share in shares) if world.kind == "fsdp" else len(parts)
         rate = learning_rate(recipe, step, steps)
-        torch.manual_seed(derive_seed("dropout", self.dropout_seed, step, *([world.rank] if world.rank else [])))
+        of_rank = [world.rank] if world.rank else []
+        torch.manual_seed(derive_seed("dropout", self.dropout_seed, step, *of_rank))
         sums = _Sums(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         for index in range(num_rounds):
@@ -195,10 +197,10 @@ class Stepper:
                               is_packed=is_packed, varlen=self.engine.varlen)
 
     def _idle_batch(self, rows: Sequence[int], scale: Any) -> TrainingBatch:
-        """A batch without a target: under FSDP a rank that has no more rows still takes part in the gathering."""
+        """A batch without a target: under FSDP a rank without more rows still takes part in the gathering."""
         shortest = min(rows, key=lambda row: self.lengths[row] or 2**31)
-        return training_batch(self.split, [shortest], [1] * len(self.lengths), self.weights_R * 0, scale, self.device,
-                              is_packed=self.engine.packing == "pack", varlen=self.engine.varlen)
+        return training_batch(self.split, [shortest], [1] * len(self.lengths), self.weights_R * 0, scale,
+                              self.device, is_packed=self.engine.packing == "pack", varlen=self.engine.varlen)
 
     def _update(self, rate: float) -> None:
         self.engine.world.add_gradients(self.parameters)
@@ -211,7 +213,8 @@ class Stepper:
     def _result(self, totals: list[float], num_targets: int, rate: float) -> StepResult:
         loss, divergence, num_tokens = totals[:3]
         nll_sums, counts = totals[3 : 3 + len(Role)], totals[3 + len(Role) :]
-        nll = {f"train_{role.name.lower()}_nll": nll_sums[role] / counts[role] for role in Role if counts[role]}
+        nll = {f"train_{role.name.lower()}_nll": nll_sums[role] / counts[role]
+               for role in Role if counts[role]}
         has_divergence = self.config.objective.kl_weight > 0 and num_targets
         return StepResult(loss, int(num_tokens), num_targets, rate, nll,
                           divergence / num_targets if has_divergence else None)
@@ -227,7 +230,7 @@ WORTH_PACKING = 1.2
 
 
 class _Sums:
-    """By-products of a step: loss, divergence, tokens, unweighted nll and count by role; one sum over the ranks."""
+    """By-products of a step: loss, divergence, tokens, unweighted nll and count by role; added over ranks."""
 
     def __init__(self, device: torch.device) -> None:
         self.values = torch.zeros(3 + 2 * len(Role), dtype=torch.float64, device=device)
@@ -239,7 +242,8 @@ class _Sums:
         if len(batch.roles_N):
             self.values[2] += batch.num_tokens
         self.values.index_add_(0, batch.roles_N + 3, nll_N.double())
-        self.values.index_add_(0, batch.roles_N + (3 + len(Role)), torch.ones_like(nll_N, dtype=torch.float64))
+        ones_N = torch.ones_like(nll_N, dtype=torch.float64)
+        self.values.index_add_(0, batch.roles_N + (3 + len(Role)), ones_N)
 
     def totals(self, world: World) -> list[float]:
         """Of all ranks."""

@@ -17,7 +17,7 @@ from train.config import RunConfig
 from train.record import RunRecord
 from train.tracking_values import MirroredRun
 
-POLL_S = 0.5  # with the sinks' own flushing below one second in all: what a SIGKILL may cost a mirror
+POLL_S = 0.75  # with the sinks' own flushing below one second in all: what a SIGKILL may cost a mirror
 WAIT_S, SERVER_WAIT_S = 30.0, 10.0  # at most, at the end of a run: for a mirror on disk, for one on a server
 
 

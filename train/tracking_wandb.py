@@ -20,7 +20,7 @@ from train.tracking_values import STEP, MirroredRun, summary_of
 
 Mode = Literal["online", "offline"]
 INIT_S, FINISH_S = 7.0, 4.0
-FLUSH_S = 0.4  # the default, 15 s, lost 29 of 100 steps to a SIGKILL
+FLUSH_S = 0.2  # the default, 15 s, lost 29 of 100 steps to a SIGKILL; with POLL_S, below a second
 DISTRUST_S = 600.0  # after a failure of the server: so long this process only writes to disk
 
 _NO_KEY = "W&B has no API key: run `wandb login` or set WANDB_API_KEY, or say tracking=wandb_offline"

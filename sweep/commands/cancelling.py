@@ -20,8 +20,10 @@ def cancel(arguments: Arguments) -> int:
     num_workers = sum(holder.sweep == session.config.name for holder in holders(session.config.root).values())
     num_running = sum(state.status is Status.RUNNING for state in session.states().values())
     if num_waiting := cancel_jobs(session):
-        session.folder.ask_to_stop()
         print(f"{num_waiting} waiting {'worker' if num_waiting == 1 else 'workers'} taken out of the queue")
+        if not num_workers and not num_running:
+            session.folder.ask_to_stop()  # for one that started at this moment
+            return 0
     if not num_workers and not num_running:
         print(f"nothing to stop: nobody is working on {session.config.name}")
         return 0

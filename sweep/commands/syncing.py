@@ -87,6 +87,10 @@ def _has_login() -> bool:
     return False
 
 
+class NotConfirmedError(Exception):
+    """The server took everything and doesn't show it yet."""
+
+
 class _Sync:
     """One pass over the plan's runs."""
 
@@ -113,6 +117,8 @@ class _Sync:
                 try:
                     self._sync_run(spec, news, Path(scratch))
                     num_failures = 0
+                except NotConfirmedError as error:  # sent, and slow to be seen: no reason to stop
+                    self.problems.append(f"{spec.run_id}: {error}")
                 except Exception as error:
                     num_failures += 1
                     self._note(spec, error)
@@ -144,7 +150,7 @@ class _Sync:
         settings = {"sweep_id": self._sweep_id(spec)} if spec.config.tracking.sweeps_ui else {}
         sent, path = upload(mirrored, news, scratch, **settings)
         if not is_confirmed(path, news):
-            raise RuntimeError("the server has not confirmed everything")
+            raise NotConfirmedError("sent, but the server doesn't show everything yet")
         write_json_atomic(folder / SYNCED, {**synced, target: {**state, "path": path}})
         if news.record is not None and news.record.outcome == "finished":
             mark_synced(folder)

@@ -8,7 +8,6 @@ from sweep.launcher import LauncherConfig
 from sweep.spec import RunSpec
 from train.config import RunConfig
 
-
 MAX_DOUBLINGS = 2
 
 
@@ -54,7 +53,8 @@ def reserve_s(limit_s: float, signal_delay_s: float) -> float:
     return min(signal_delay_s + 30.0, limit_s / 2)
 
 
-def by_class(runs: Iterable[RunSpec], launcher: LauncherConfig, host_ooms: Mapping[str, int]) -> dict[ResourceClass, list[RunSpec]]:
+def by_class(runs: Iterable[RunSpec], launcher: LauncherConfig,
+             host_ooms: Mapping[str, int]) -> dict[ResourceClass, list[RunSpec]]:
     """The runs of each class, in their order. host_ooms: by fingerprint, where there were any."""
     found: dict[ResourceClass, list[RunSpec]] = {}
     for spec in runs:

@@ -91,7 +91,7 @@ def read_accounting(keys: Sequence[str]) -> dict[str, tuple[str, str]]:
         return {}
     found: dict[str, tuple[str, str]] = {}
     for line in text.splitlines():  # the last life of a task that was queued again comes last
-        key, state, name = (line.split("|") + ["", ""])[:3]
+        key, state, name = [*line.split("|"), "", ""][:3]
         if state:
             found[key] = state.split()[0], name
     return found

@@ -32,7 +32,8 @@ _SETTINGS = (  # what the scheduler's words are about -> which setting to change
     ("feature", "launcher.constraint"), ("time limit", "launcher.time_min"), ("memory", "launcher.memory_gb"),
     ("node configuration", "launcher.gpus, launcher.memory_gb or launcher.cpus_per_worker: no node has so much"),
     ("array", "launcher.max_array_size"), ("gres", "launcher.gres"), ("generic resource", "launcher.gres"),
-    ("unrecognized option", "launcher.sbatch"), ("invalid option", "launcher.sbatch"), ("node name", "launcher.exclude"),
+    ("unrecognized option", "launcher.sbatch"), ("invalid option", "launcher.sbatch"),
+    ("node name", "launcher.exclude"),
 )
 
 
@@ -185,7 +186,8 @@ def _clean_environment():
 def scheduler_words(text: str) -> str:
     """What sbatch itself said, on one line."""
     lines = [line.strip() for line in text.splitlines()]
-    said = [line.partition("error:")[2].strip() for line in lines if line.startswith(("sbatch: error:", "srun: error:"))]
+    said = [line.partition("error:")[2].strip() for line in lines
+            if line.startswith(("sbatch: error:", "srun: error:"))]
     if len(said) == 1 and " sbatch: error: " in said[0]:  # several on one line
         said = said[0].split(" sbatch: error: ")
     return "; ".join(dict.fromkeys(said)) or " ".join(text.split())[:400]

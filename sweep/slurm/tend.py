@@ -39,7 +39,6 @@ from sweep.spec import Plan, Status
 from sweep.worker import TRAINER
 from train.files import read_json, write_json_exclusive
 
-
 NUM_NODE_FAILURES = 2
 ORPHAN_S = 3600.0  # since a batch was announced, after which it won't appear any more
 
@@ -163,6 +162,10 @@ class Tender:
             raise LaunchError(found.problem)
         numbers = sorted({task.key.partition("_")[0] for task in found.queue.values()
                           if task.is_waiting and task.batch in found.by_batch})
+        probe = found.queue.get(str((read_json(folder_of(self.folder) / "probe.json") or {}).get("job", "")))
+        if probe is not None and probe.is_waiting:
+            numbers.append(probe.key)
+            (folder_of(self.folder) / "probe.json").unlink(missing_ok=True)
         if numbers:
             call("scancel", "--state=PENDING", *numbers)
         return found.num_waiting
@@ -224,7 +227,8 @@ class Tender:
         if kind in ("code", "nan_loss"):  # a worker survives these: they are not what ended it
             kind = "killed"
         line = telling_line(kind, text)
-        return replace(death, kind=kind, evidence=f"{death.evidence}; it said: {line[:200]}" if line else death.evidence)
+        evidence = f"{death.evidence}; it said: {line[:200]}" if line else death.evidence
+        return replace(death, kind=kind, evidence=evidence)
 
     def _without_bad_nodes(self) -> LauncherConfig:
         """The launcher, keeping away from nodes that took two runs with them."""

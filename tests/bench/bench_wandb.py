@@ -4,9 +4,10 @@
 
 Runs are toys that write what a real run writes: 250 steps (wit_5x5's) of ten numbers, or 60 s of 20 ms steps.
 The slow-down is an upper bound that the load of the machine can't hide in: the time the training thread spent
-in its tracker, plus the CPU of every other thread of its process, plus the CPU of wandb-core, as if all three
-had been taken from the run. It is that of a worker's second run; what the first one pays, the import of wandb
-and the start of wandb-core, is said apart. Results: tests/bench/results/.
+in its tracker, plus the CPU of every other thread of its process, as if it had been taken from the run; and
+the same plus the CPU of wandb-core, which has a core of its own where there is one. It is that of a worker's
+second run; what the first one pays, the import of wandb and the start of wandb-core, is said apart.
+Results: tests/bench/results/.
 """
 
 import json
@@ -149,7 +150,10 @@ def main() -> None:
             "other_threads_cpu_s": round(others, 3),
             "wandb_core_cpu_s": round(item["core_s"], 3),
             "once_per_worker_cpu_s": round(item["once_s"], 3),
-            "slow_down_at_most_percent": round(100 * slow / item["wall_s"], 2),
+            "slow_down_by_its_process_percent": round(
+                100 * (item["in_tracker_s"] + others) / item["wall_s"], 2
+            ),
+            "slow_down_if_wandb_core_shares_its_core_percent": round(100 * slow / item["wall_s"], 2),
             "limit_percent": 2,
         }
     date = time.strftime("%Y-%m-%d", time.gmtime())

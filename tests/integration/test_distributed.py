@@ -81,30 +81,52 @@ def test_a_checkpoint_resumes_bitwise_on_the_same_number_of_ranks(tmp_path):
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
 
 
-def test_a_run_of_two_ranks_writes_the_record_of_one(tmp_path):
+def record_of(folder: Path, steps: list[int], should_stop=lambda: False, **recipe):
+    """A small run of the embedded experiment, as a worker or a person starts it; appends its steps."""
     from train.compose import compose_run
     from train.fingerprint import fingerprint
     from train.identity import dataset_identity, model_identity
     from train.run import Workbench, run
 
-    config = compose_run(["objective.prompt_weight=0.5", "objective.response_weight=1", "seed=0",
-                          "dataset.num_train_rows=48", "dataset.num_validation_rows=8", "dataset.num_test_rows=8",
-                          "dataset.num_robustness_rows=0", "train.epochs=1", "eval.max_new_tokens=4"])
-    identities = {"model_identity": model_identity(config.model, cache_folder=None),
-                  "dataset_identity": dataset_identity(config.dataset, cache_folder=None)}
-    steps = []
+    config = compose_run([
+        "objective.prompt_weight=0.5", "objective.response_weight=1", "seed=0", "dataset.num_train_rows=48",
+        "dataset.num_validation_rows=8", "dataset.num_test_rows=8", "dataset.num_robustness_rows=0",
+        "train.epochs=1", "eval.max_new_tokens=4"])
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **recipe))
+    model = model_identity(config.model, cache_folder=None)
+    data = dataset_identity(config.dataset, cache_folder=None)
+    return run(config, run_id="r", attempt=1, folder=folder, workbench=Workbench(folder.parent / "cache"),
+               fingerprint=fingerprint(config, model_identity=model, dataset_identity=data), model_identity=model,
+               dataset_identity=data, should_stop=should_stop,
+               on_progress=lambda step, total: steps.append(step))
 
-    def record_of(folder, **recipe):
-        changed = dataclasses.replace(config, train=dataclasses.replace(config.train, **recipe))
-        return run(changed, run_id="r", fingerprint=fingerprint(changed, **identities), folder=folder, attempt=1,
-                   workbench=Workbench(tmp_path / "cache"), should_stop=lambda: False,
-                   on_progress=lambda step, total: steps.append(step), **identities)
 
-    one = record_of(tmp_path / "one")
-    two = record_of(tmp_path / "two", distributed="ddp", num_ranks=2)
+def test_a_run_of_two_ranks_writes_the_record_of_one(tmp_path):
+    steps: list[int] = []
+    one = record_of(tmp_path / "one", steps)
+    two = record_of(tmp_path / "two", steps, distributed="ddp", num_ranks=2)
     assert (two.outcome, two.fingerprint, two.num_steps) == ("finished", one.fingerprint, one.num_steps)
     assert two.environment["ranks"] == 2
     assert two.counts == one.counts
     assert two.metrics["validation_response_nll"] == pytest.approx(one.metrics["validation_response_nll"], rel=1e-5)
     assert (tmp_path / "two" / "events.jsonl").read_text().count("\n") == one.num_steps
     assert steps[-1] == one.num_steps
+
+
+def test_a_run_of_two_ranks_stops_when_asked_and_goes_on(tmp_path):
+    from train.loop import Interrupted
+
+    with pytest.raises(Interrupted):
+        record_of(tmp_path / "run", [], should_stop=lambda: True, distributed="fsdp", num_ranks=2)
+    assert list((tmp_path / "run" / "checkpoint").glob("step-*/complete.json"))
+    record = record_of(tmp_path / "run", [], distributed="fsdp", num_ranks=2)
+    assert record.outcome == "finished"
+    lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, record.num_steps + 1))
+
+
+def test_a_users_mistake_in_a_rank_is_the_starters_too(tmp_path):
+    from train.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="train.device=cuda"):
+        record_of(tmp_path / "run", [], distributed="ddp", num_ranks=2, device="cuda")

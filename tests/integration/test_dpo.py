@@ -1,5 +1,6 @@
 """Preference tuning for real: TRL on the embedded model, by hand and in a sweep, its weights exported."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -8,6 +9,8 @@ import pytest
 from commands import run_command
 
 from train.__main__ import main
+from train.config import PreferenceConfig
+from train.run import Interrupted, Workbench, run
 
 pytestmark = pytest.mark.integration
 pytest.importorskip("trl")
@@ -127,3 +130,31 @@ def test_bad_parents_are_one_line(parent, tmp_path, capsys):
         said = capsys.readouterr().err
         assert wanted in said
         assert said.count("\n") == 1
+
+
+def test_a_request_to_stop_is_heard_within_a_step(parent, tmp_path):
+    from train.parents import read_parent
+
+    found, steps = read_parent(parent), []
+    config = dataclasses.replace(
+        found.config,
+        stage="dpo",
+        keep="none",
+        preference=PreferenceConfig(num_train_pairs=64, num_validation_pairs=8),
+    )
+    with pytest.raises(Interrupted, match="stopped after step 1 of 4"):
+        run(
+            config,
+            run_id="child",
+            fingerprint="f",
+            folder=tmp_path / "run",
+            attempt=1,
+            workbench=Workbench(None),
+            model_identity=found.model_identity,
+            dataset_identity=found.dataset_identity,
+            should_stop=lambda: bool(steps),
+            on_progress=lambda step, num_steps: steps.append(step),
+            parent_folder=parent,
+        )
+    assert steps == [1]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["events.jsonl"]

@@ -218,7 +218,7 @@ def test_a_fault_alone(scenes, name):
 
 
 def test_a_node_goes_down(slurm, tmp_path):
-    it = scene(tmp_path, "down")
+    it = scene(tmp_path, "down", num_runs=4)
     it.begin()
     node = next(task.node for task in it.tasks() if task.state == "RUNNING")
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
@@ -230,7 +230,7 @@ def test_a_node_goes_down(slurm, tmp_path):
 
 
 def test_a_node_that_falls_silent_computes_on_and_is_not_robbed(slurm, tmp_path):
-    it = scene(tmp_path, "zombie", num_runs=3, step_s=2.0, max_jobs=1)
+    it = scene(tmp_path, "zombie", num_runs=2, step_s=1.8, max_jobs=1)
     it.begin()
     node = next(task.node for task in it.tasks() if task.state == "RUNNING")
     slurm.daemons.kill(f"slurmd.{node}")  # its worker lives, and SLURM can't know
@@ -241,7 +241,7 @@ def test_a_node_that_falls_silent_computes_on_and_is_not_robbed(slurm, tmp_path)
 
 
 def test_the_controller_restarts(slurm, tmp_path):
-    it = scene(tmp_path, "controller")
+    it = scene(tmp_path, "controller", num_runs=3)
     it.begin()
     slurm.daemons.kill("slurmctld")
     assert "squeue says" in it.tender.look().problem
@@ -255,7 +255,7 @@ def test_the_controller_restarts(slurm, tmp_path):
 def test_without_accounting_everything_works(slurm, tmp_path):
     slurm.daemons.stop("slurmdbd")
     try:
-        it = scene(tmp_path, "accounting")
+        it = scene(tmp_path, "accounting", num_runs=3)
         it.begin()
         kill_a_worker(it)
         it.finish()

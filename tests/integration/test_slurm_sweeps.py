@@ -105,7 +105,7 @@ def test_a_look_at_a_thousand_runs_takes_a_second_and_one_call(slurm, tmp_path, 
     assert time.monotonic() - started <= 1.0
     assert calls == ["squeue"]
     assert found.num_waiting == 8
-    assert found.reasons() == {"BeginTime": 8}
+    assert found.reasons() == {"Dependency": 8}, "on the job that looks whether nodes see our files"
     tender.cancel_waiting()
 
 

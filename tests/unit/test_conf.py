@@ -81,3 +81,40 @@ def test_the_paper_recipe():
 def test_the_launcher_counts_slots_itself_by_default():
     assert composed("+grid=smoke_2x2").config.launcher.slots is None
     assert composed("+grid=smoke_2x2", "launcher.slots=3").config.launcher.slots == 3
+
+
+def test_the_recipe_of_instruction_modelling():
+    recipe = compose_run(["train=im", *WEIGHTS]).train
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size, recipe.warmup_ratio) == (
+        2e-5,
+        0.0,
+        128,
+        0.03,
+    )
+    assert (recipe.schedule, recipe.clip_norm, recipe.beta2, recipe.epsilon) == ("linear", None, 0.999, 1e-8)
+
+
+def test_the_instruction_modelling_study():
+    sweep = composed("+grid=im_study")
+    assert len(sweep.cells) == 7 * 2 * 3
+    assert {config.dataset.max_tokens for config in sweep.configs} == {2048}
+    assert {config.objective.normalisation for config in sweep.configs} == {"sequence_mean"}
+    assert {(config.objective.prompt_weight, config.objective.response_weight) for config in sweep.configs} == {
+        (0.0, 1.0),
+        (1.0, 1.0),
+    }
+    assert {config.train.epochs for config in sweep.configs if config.dataset.name == "lima"} == {10.0}
+
+
+def test_the_papers_preference_tuning():
+    config = compose_run(["dpo=paper", "preference=ultrafeedback", *WEIGHTS])
+    dpo = config.dpo
+    assert (dpo.learning_rate, dpo.batch_size, dpo.epochs, dpo.warmup_ratio, dpo.weight_decay, dpo.beta) == (
+        5e-7,
+        32,
+        2.0,
+        0.1,
+        0.0,
+        0.1,
+    )
+    assert re.fullmatch(r"[0-9a-f]{40}", str(config.preference.revision))

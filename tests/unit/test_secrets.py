@@ -6,7 +6,8 @@ from train.failures import failure_from_exception
 from train.secrets import HIDDEN, scrub
 
 SECRET = "s3cr3tValue0123456789"
-NAMES = ("API_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "password", "DB_PASSWORD", "passwd", "PWD_SECRET",
+NAMES = ("API_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "password", "DB_PASSWORD", "passwd",
+         "PWD_SECRET",
          "client_secret", "AWS_SECRET_ACCESS_KEY", "access-key", "private_key", "auth_token", "SLACK_WEBHOOK_TOKEN",
          "passphrase", "credential", "GITHUB_TOKEN", "session_key", "SSH_KEY", "MYSQL_PASS", "GITHUB_PAT", "apikey")
 SHAPES = ("{name}={secret}", "{name}: {secret}", "export {name}={secret}", "{name} = '{secret}'", '"{name}": "{secret}"',
@@ -16,7 +17,8 @@ FORMS = [shape.format(name=name, secret=SECRET) for name in NAMES for shape in S
 KEYS = ("hf_" + "aB3" * 12, "ghp_" + "aB3" * 12, "github_pat_" + "aB3" * 12, "glpat-" + "aB3" * 7, "sk-" + "aB3" * 12,
         "xoxb-1234567890-abcdef", "AKIA" + "A1" * 8, "AIza" + "a" * 35, "wandb_v1_" + "aB3" * 12,
         "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.abcDEF")
-OTHERS = [f"https://me:{SECRET}@example.org/x", f"postgres://u:{SECRET}@h:5432/db", f"Authorization: Bearer {SECRET}",
+OTHERS = [f"https://me:{SECRET}@example.org/x", f"postgres://u:{SECRET}@h:5432/db",
+          f"Authorization: Bearer {SECRET}",
           f"authorization: basic {SECRET}", f"--password {SECRET}", f"curl --token={SECRET} x",
           f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----", f"headers={{'Cookie': '{SECRET}'}}"]
 

@@ -240,3 +240,12 @@ def test_retention_keeps_the_region_only(tmp_path, monkeypatch):
 def test_composed_cells_know_nothing_of_stages():
     assert len(composed(*GRID).cells) == 3
     assert find_run(toy_plan(1).runs, toy_plan(1).runs[0].fingerprint)
+
+
+def test_the_papers_follow_up_shares_its_supervised_runs(monkeypatch):
+    alone, both = planned(monkeypatch, "+grid=wit_paper"), planned(monkeypatch, "+grid=wit_paper_dpo")
+    supervised = {spec.fingerprint for spec in alone.runs}
+    assert supervised < {spec.fingerprint for spec in both.runs}
+    assert len(both.cells) == 2 * 525
+    assert sum(spec.config.stage == "dpo" for spec in both.runs) == 15 * 21
+    assert {spec.parent_fingerprint for spec in both.runs if spec.parent_fingerprint} < supervised
