@@ -71,8 +71,9 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
     try:
         if config.stage == "sft":
             with world_of(config.train.distributed, device) as world:
-                progress = train_model(trained, data.splits["train"], config, fingerprint=fingerprint, folder=folder,
-                                       device=device, hooks=Hooks(should_stop, on_progress, tracker), world=world)
+                progress = train_model(
+                    trained, data.splits["train"], config, fingerprint=fingerprint, folder=folder,
+                    device=device, hooks=Hooks(should_stop, on_progress, tracker), world=world)
         if should_stop():
             raise Interrupted("stopped before its evaluation")
         if parent is not None:

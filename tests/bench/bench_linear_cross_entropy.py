@@ -2,10 +2,10 @@
 
     python tests/bench/bench_linear_cross_entropy.py
 
-Process time on one thread, variants interleaved round by round, the fastest of each; memory is the rise of the
-process's own peak, each variant in a fresh process. Writes results/linear_cross_entropy.json and exits with 1
-where a promise is broken: 1.1x with a trainable head, 1.25x frozen, 2x with half the rows at zero weight, a third
-of the memory.
+Process time on one thread, variants interleaved round by round, the fastest of each; memory is the rise of
+the process's own peak, each variant in a fresh process. Writes results/linear_cross_entropy.json and exits
+with 1 where a promise is broken: 1.1x with a trainable head, 1.25x frozen, 2x with half the rows at zero
+weight, a third of the memory.
 """
 
 import argparse
@@ -21,15 +21,18 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.nn import functional  # noqa: E402
+import torch
+from torch import Tensor
+from torch.nn import functional
 
-from train.linear_cross_entropy import CPU_CHUNK, Head, weighted_linear_nll  # noqa: E402
+from train.linear_cross_entropy import CPU_CHUNK, Head, weighted_linear_nll
 
 NUM_TARGETS, WIDTH, VOCABULARY = 1024, 256, 32000
 SITUATIONS = {  # is the head trained, share of targets of non-zero weight, promised ratio
-    "trainable head": (True, 1.0, 1.1), "frozen head": (False, 1.0, 1.25), "half at zero weight": (True, 0.5, 2.0)}
+    "trainable head": (True, 1.0, 1.1),
+    "frozen head": (False, 1.0, 1.25),
+    "half at zero weight": (True, 0.5, 2.0),
+}
 MOST_MEMORY = 1 / 3
 
 
@@ -44,17 +47,32 @@ def main() -> int:
         print(rise_of_peak_mib(arguments.memory_of))
         return 0
     ratios, seconds = measured_ratios(arguments.rounds)
-    memory = {variant: float(subprocess.run(
-        [sys.executable, __file__, "--memory-of", variant], capture_output=True, text=True, check=True).stdout)
-        for variant in ("naive", "ours")}
+    memory = {
+        variant: float(
+            subprocess.run(
+                [sys.executable, __file__, "--memory-of", variant], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for variant in ("naive", "ours")
+    }
     share = memory["ours"] / memory["naive"]
-    result = {"ratio_naive_over_ours": ratios, "seconds": seconds, "peak_extra_mib": memory, "memory_share": share,
-              "shape": {"targets": NUM_TARGETS, "width": WIDTH, "vocabulary": VOCABULARY, "chunk_rows": CPU_CHUNK},
-              "rounds": arguments.rounds, "correctness": differences(), "machine": machine()}
+    result = {
+        "ratio_naive_over_ours": ratios,
+        "seconds": seconds,
+        "peak_extra_mib": memory,
+        "memory_share": share,
+        "shape": {"targets": NUM_TARGETS, "width": WIDTH, "vocabulary": VOCABULARY, "chunk_rows": CPU_CHUNK},
+        "rounds": arguments.rounds,
+        "correctness": differences(),
+        "machine": machine(),
+    }
     place = Path(__file__).parent / "results" / "linear_cross_entropy.json"
     place.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
-    is_kept = all(ratios[name] >= promised for name, (_, _, promised) in SITUATIONS.items()) and share <= MOST_MEMORY
+    is_kept = (
+        all(ratios[name] >= promised for name, (_, _, promised) in SITUATIONS.items())
+        and share <= MOST_MEMORY
+    )
     return 0 if is_kept else 1
 
 
@@ -101,7 +119,9 @@ def rise_of_peak_mib(variant: str) -> float:
     tensors = inputs(is_trained=True)
     small = tuple(tensor.detach()[:64].clone() for tensor in tensors)
     hidden_NH, weight_VH = small[0].requires_grad_(), small[1].requires_grad_()
-    functional.cross_entropy(hidden_NH @ weight_VH.t(), small[2] % 64).backward()  # the libraries' own buffers
+    functional.cross_entropy(
+        hidden_NH @ weight_VH.t(), small[2] % 64
+    ).backward()  # the libraries' own buffers
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before = peak_mib()
     once(variant, tensors, 1.0)
@@ -121,17 +141,28 @@ def differences() -> dict[str, float]:
         tensors = inputs(is_trained=True)
         results[variant] = (once(variant, tensors, 1.0), tensors[0].grad, tensors[1].grad)
     names = ("loss", "hidden_gradient", "weight_gradient")
-    return {name: float((ours - naive).norm() / naive.norm())
-            for name, naive, ours in zip(names, results["naive"], results["ours"], strict=True)}
+    return {
+        name: float((ours - naive).norm() / naive.norm())
+        for name, naive, ours in zip(names, results["naive"], results["ours"], strict=True)
+    }
 
 
 def machine() -> dict[str, object]:
     """What the numbers belong to."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {"cpu": model, "cores": os.cpu_count(), "threads_used": 1, "load": os.getloadavg()[0],
-            "torch": torch.__version__, "python": platform.python_version(),
-            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "gpu": "none in this measurement"}
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads_used": 1,
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gpu": "none in this measurement",
+    }
 
 
 if __name__ == "__main__":

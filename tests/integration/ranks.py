@@ -32,25 +32,44 @@ def main(folder: Path) -> None:
     if config.train.method == "lora":
         model = add_adapters(model, config.train, 5)
     done: list[int] = []
-    hooks = Hooks(lambda: len(done) >= job.get("stop_after", 10**9), lambda step, steps: done.append(step),
-                  NullTracker())
+    hooks = Hooks(
+        lambda: len(done) >= job.get("stop_after", 10**9),
+        lambda step, steps: done.append(step),
+        NullTracker(),
+    )
     device, was_interrupted = torch.device("cpu"), False
     with world_of(kind, device) as world:
         try:
-            train_model(model, tiny_split(), config, fingerprint="f" * 32, folder=folder, device=device,
-                        hooks=hooks, world=world)
+            train_model(
+                model,
+                tiny_split(),
+                config,
+                fingerprint="f" * 32,
+                folder=folder,
+                device=device,
+                hooks=hooks,
+                world=world,
+            )
         except Interrupted:
             was_interrupted = True
     if int(os.environ.get("RANK", "0")):
         return
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    save_file({name: value.detach().clone() for name, value in trainable_parameters(model).items()},
-              folder / "parameters.safetensors")
-    (folder / "result.json").write_text(json.dumps({
-        "interrupted": was_interrupted, "first_step": done[0],
-        "losses": [event["train_loss"] for event in events],
-        "tokens": [event["num_tokens"] for event in events],
-        "nll": [event["train_response_nll"] for event in events]}))
+    save_file(
+        {name: value.detach().clone() for name, value in trainable_parameters(model).items()},
+        folder / "parameters.safetensors",
+    )
+    (folder / "result.json").write_text(
+        json.dumps(
+            {
+                "interrupted": was_interrupted,
+                "first_step": done[0],
+                "losses": [event["train_loss"] for event in events],
+                "tokens": [event["num_tokens"] for event in events],
+                "nll": [event["train_response_nll"] for event in events],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,20 @@ def run_ranks(tmp_path, num_ranks, **job):
 
     tmp_path.mkdir(parents=True, exist_ok=True)
     (tmp_path / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, str(RANKS), str(tmp_path)] if num_ranks == 1 else [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
-        str(RANKS), str(tmp_path)]
+    command = (
+        [sys.executable, str(RANKS), str(tmp_path)]
+        if num_ranks == 1
+        else [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(num_ranks),
+            str(RANKS),
+            str(tmp_path),
+        ]
+    )
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "result.json").read_text())
@@ -38,10 +49,16 @@ def alone(tmp_path_factory):
     return run_ranks(tmp_path_factory.mktemp("alone"), 1)
 
 
-@pytest.mark.parametrize(("kind", "num_ranks", "recipe"), [
-    ("ddp", 2, {}), ("ddp", 3, {"micro_batch_tokens": 20}), ("ddp", 4, {"packing": "off"}),
-    ("fsdp", 2, {}), ("fsdp", 3, {"micro_batch_tokens": 20}),
-])
+@pytest.mark.parametrize(
+    ("kind", "num_ranks", "recipe"),
+    [
+        ("ddp", 2, {}),
+        ("ddp", 3, {"micro_batch_tokens": 20}),
+        ("ddp", 4, {"packing": "off"}),
+        ("fsdp", 2, {}),
+        ("fsdp", 3, {"micro_batch_tokens": 20}),
+    ],
+)
 def test_the_result_does_not_depend_on_the_number_of_ranks(tmp_path, alone, kind, num_ranks, recipe):
     parameters, result = run_ranks(tmp_path, num_ranks, distributed=kind, recipe=recipe)
     assert distance(parameters, alone[0]) < 1e-6
@@ -88,17 +105,34 @@ def record_of(folder: Path, steps: list[int], should_stop=lambda: False, **recip
     from train.identity import dataset_identity, model_identity
     from train.run import Workbench, run
 
-    config = compose_run([
-        "objective.prompt_weight=0.5", "objective.response_weight=1", "seed=0", "dataset.num_train_rows=48",
-        "dataset.num_validation_rows=8", "dataset.num_test_rows=8", "dataset.num_robustness_rows=0",
-        "train.epochs=1", "eval.max_new_tokens=4"])
+    config = compose_run(
+        [
+            "objective.prompt_weight=0.5",
+            "objective.response_weight=1",
+            "seed=0",
+            "dataset.num_train_rows=48",
+            "dataset.num_validation_rows=8",
+            "dataset.num_test_rows=8",
+            "dataset.num_robustness_rows=0",
+            "train.epochs=1",
+            "eval.max_new_tokens=4",
+        ]
+    )
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **recipe))
     model = model_identity(config.model, cache_folder=None)
     data = dataset_identity(config.dataset, cache_folder=None)
-    return run(config, run_id="r", attempt=1, folder=folder, workbench=Workbench(folder.parent / "cache"),
-               fingerprint=fingerprint(config, model_identity=model, dataset_identity=data), model_identity=model,
-               dataset_identity=data, should_stop=should_stop,
-               on_progress=lambda step, total: steps.append(step))
+    return run(
+        config,
+        run_id="r",
+        attempt=1,
+        folder=folder,
+        workbench=Workbench(folder.parent / "cache"),
+        fingerprint=fingerprint(config, model_identity=model, dataset_identity=data),
+        model_identity=model,
+        dataset_identity=data,
+        should_stop=should_stop,
+        on_progress=lambda step, total: steps.append(step),
+    )
 
 
 def test_a_run_of_two_ranks_writes_the_record_of_one(tmp_path):
@@ -108,7 +142,9 @@ def test_a_run_of_two_ranks_writes_the_record_of_one(tmp_path):
     assert (two.outcome, two.fingerprint, two.num_steps) == ("finished", one.fingerprint, one.num_steps)
     assert two.environment["ranks"] == 2
     assert two.counts == one.counts
-    assert two.metrics["validation_response_nll"] == pytest.approx(one.metrics["validation_response_nll"], rel=1e-5)
+    assert two.metrics["validation_response_nll"] == pytest.approx(
+        one.metrics["validation_response_nll"], rel=1e-5
+    )
     assert (tmp_path / "two" / "events.jsonl").read_text().count("\n") == one.num_steps
     assert steps[-1] == one.num_steps
 
@@ -128,5 +164,5 @@ def test_a_run_of_two_ranks_stops_when_asked_and_goes_on(tmp_path):
 def test_a_users_mistake_in_a_rank_is_the_starters_too(tmp_path):
     from train.errors import ConfigError
 
-    with pytest.raises(ConfigError, match="train.device=cuda"):
+    with pytest.raises(ConfigError, match=r"train\.device=cuda"):
         record_of(tmp_path / "run", [], distributed="ddp", num_ranks=2, device="cuda")

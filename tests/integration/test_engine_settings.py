@@ -31,8 +31,14 @@ for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 8e-3)):
 def test_the_triton_kernel_computes_what_eager_does(project):
     pytest.importorskip("triton", reason="Triton isn't installed")
     environment = {"TRITON_INTERPRET": "1", "PYTHONPATH": ":".join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", KERNEL], cwd=project, capture_output=True, text=True,
-                          timeout=300, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", KERNEL],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -45,11 +51,19 @@ def test_compiled_layers_give_the_same_run(tmp_path, monkeypatch):
 
     def end(folder, **recipe):
         model = tiny_model()
-        config = run_config(0.25, 1.0, optimizer="sgd", learning_rate=0.1, max_steps=2, warmup_ratio=0.0,
-                            **recipe)
+        config = run_config(
+            0.25, 1.0, optimizer="sgd", learning_rate=0.1, max_steps=2, warmup_ratio=0.0, **recipe
+        )
         hooks = Hooks(lambda: False, lambda step, steps: None, NullTracker())
-        train_model(model, tiny_split(), config, fingerprint="f" * 32, folder=folder,
-                    device=torch.device("cpu"), hooks=hooks)
+        train_model(
+            model,
+            tiny_split(),
+            config,
+            fingerprint="f" * 32,
+            folder=folder,
+            device=torch.device("cpu"),
+            hooks=hooks,
+        )
         assert all(layer._compiled_call_impl is None for layer in model.model.layers)
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what tests/slurm/cluster.py starts, from Debian. No daemon of the system is started by it.
 set -euo pipefail
+PATH="$PATH:/usr/sbin:/sbin"
 if command -v slurmctld >/dev/null && command -v munged >/dev/null && command -v mariadbd >/dev/null; then exit 0; fi
 if [ "$(id -u)" = 0 ]; then as_root=""; else as_root="sudo"; fi
 policy=/usr/sbin/policy-rc.d

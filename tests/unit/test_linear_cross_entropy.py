@@ -30,7 +30,13 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float((one.double() - other.double()).norm() / other.double().norm())
 
 
-HEADS = [{}, {"softcap": 3.0}, {"scale": 0.3}, {"bias_V": True}, {"bias_V": True, "softcap": 5.0, "scale": 2.0}]
+HEADS = [
+    {},
+    {"softcap": 3.0},
+    {"scale": 0.3},
+    {"bias_V": True},
+    {"bias_V": True, "softcap": 5.0, "scale": 2.0},
+]
 
 
 @pytest.mark.parametrize(("settings", "chunk_rows"), [*itertools.product(HEADS, [1, 8, 37, 100])])
@@ -48,7 +54,9 @@ def test_loss_and_gradients_equal_the_plain_ones(settings, chunk_rows):
     assert torch.allclose(nll, expected_nll, rtol=1e-5, atol=1e-6)
     assert not nll.requires_grad
     assert not divergence.any()
-    for ours, reference in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
+    for ours, reference in zip(
+        torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True
+    ):
         assert difference(ours, reference) < 1e-6
 
 
@@ -59,16 +67,22 @@ def test_the_divergence_from_a_reference_is_over_the_full_vocabulary(softcap):
     weight.requires_grad_()
     head = Head(weight, softcap=softcap)
     known = Reference(hidden.detach() + 0.3, frozen(head), torch.full((37,), 0.7 / 37))
-    loss, _, divergence = weighted_linear_nll(hidden, head, targets, coefficients, reference=known, chunk_rows=10)
+    loss, _, divergence = weighted_linear_nll(
+        hidden, head, targets, coefficients, reference=known, chunk_rows=10
+    )
     log_p = plain_logits(hidden, head).log_softmax(-1)
     log_r = plain_logits(known.hidden_NH, known.head).log_softmax(-1)
     expected_divergence = (log_p.exp() * (log_p - log_r)).sum(-1)
     expected = (-log_p.gather(1, targets[:, None]).squeeze(1) * coefficients).sum() + (
-        expected_divergence * known.coefficients_N).sum()
+        expected_divergence * known.coefficients_N
+    ).sum()
     assert torch.allclose(divergence, expected_divergence)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
-    for ours, reference in zip(torch.autograd.grad(loss, [hidden, weight]),
-                               torch.autograd.grad(expected, [hidden, weight]), strict=True):
+    for ours, reference in zip(
+        torch.autograd.grad(loss, [hidden, weight]),
+        torch.autograd.grad(expected, [hidden, weight]),
+        strict=True,
+    ):
         assert difference(ours, reference) < 1e-7  # coefficients are float32
 
 
@@ -105,8 +119,9 @@ def test_no_tensor_of_all_logits_ever_exists():
             return result
 
     with Watch():
-        weighted_linear_nll(hidden.requires_grad_(), Head(weight.requires_grad_()), targets, coefficients,
-                            chunk_rows=8)[0].backward()
+        weighted_linear_nll(
+            hidden.requires_grad_(), Head(weight.requires_grad_()), targets, coefficients, chunk_rows=8
+        )[0].backward()
     assert largest <= max(weight.numel(), hidden.numel(), 8 * 50) < 64 * 50
 
 
@@ -147,12 +162,16 @@ def test_autocast_takes_16_bit_products_and_32_bit_sums():
     weight.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, nll, _ = weighted_linear_nll(hidden, Head(weight), targets, coefficients)
-        expected = functional.cross_entropy(functional.linear(hidden, weight).float(), targets, reduction="none")
+        expected = functional.cross_entropy(
+            functional.linear(hidden, weight).float(), targets, reduction="none"
+        )
     loss.backward()
     assert nll.dtype == torch.float32
     assert torch.allclose(nll, expected)
     assert weight.grad.dtype == hidden.grad.dtype == torch.float32
-    exact = torch.autograd.grad((functional.cross_entropy(hidden @ weight.t(), targets, reduction="none")
-                                 * coefficients).sum(), [hidden, weight])
+    exact = torch.autograd.grad(
+        (functional.cross_entropy(hidden @ weight.t(), targets, reduction="none") * coefficients).sum(),
+        [hidden, weight],
+    )
     assert difference(hidden.grad, exact[0]) < 2e-2
     assert difference(weight.grad, exact[1]) < 2e-2

@@ -1,4 +1,4 @@
-"""One sum, many papers: coefficients by hand, the literature as settings, and weights that would do nothing."""
+"""One sum, many papers: coefficients by hand, the literature as settings, weights that would do nothing."""
 
 import numpy
 import pytest
@@ -29,10 +29,14 @@ CHATS = [[N, T, S, S, T, P, P, T, R, R, T, P, T, R, R, R, T], [P, P, R], [N, P, 
 def split_of(rows: list[list[int]]) -> TokenSplit:
     roles = numpy.array([role for row in rows for role in row], dtype=numpy.uint8)
     return TokenSplit(
-        ids=numpy.arange(3, 3 + len(roles), dtype=numpy.int32) % 60, roles=roles,
-        offsets=numpy.cumsum([0, *map(len, rows)]), role_bytes=numpy.ones((len(rows), 5), numpy.int64),
-        prompt_lengths=numpy.ones(len(rows), numpy.int32), row_ids=tuple(map(str, range(len(rows)))),
-        checks=(None,) * len(rows))
+        ids=numpy.arange(3, 3 + len(roles), dtype=numpy.int32) % 60,
+        roles=roles,
+        offsets=numpy.cumsum([0, *map(len, rows)]),
+        role_bytes=numpy.ones((len(rows), 5), numpy.int64),
+        prompt_lengths=numpy.ones(len(rows), numpy.int32),
+        row_ids=tuple(map(str, range(len(rows)))),
+        checks=(None,) * len(rows),
+    )
 
 
 def objective(prompt: float, response: float, **others) -> ObjectiveConfig:
@@ -42,7 +46,9 @@ def objective(prompt: float, response: float, **others) -> ObjectiveConfig:
 def coefficients(asked: ObjectiveConfig, rows: list[list[int]] = CHATS) -> list[list[float]]:
     """Row by row and position by position, as a step of all rows computes them."""
     split, weights = with_target_roles(split_of(rows), asked), role_weights(asked)
-    scale = step_scale(role_counts(split.roles, split.offsets), range(len(rows)), weights, asked.normalisation)
+    scale = step_scale(
+        role_counts(split.roles, split.offsets), range(len(rows)), weights, asked.normalisation
+    )
     table = []
     for index, row in enumerate(rows):
         roles = split.roles[split.offsets[index] : split.offsets[index + 1]]
@@ -52,8 +58,12 @@ def coefficients(asked: ObjectiveConfig, rows: list[list[int]] = CHATS) -> list[
 
 
 def test_conventional_tuning_continual_pretraining_and_prompt_only_are_token_means():
-    for asked, counted in ((objective(0, 1), {R}), (objective(1, 1, template_weight=1), {P, R, S, T}),
-                           (objective(1, 0, system_weight=0), {P}), (objective(1, 1), {P, R, S})):
+    for asked, counted in (
+        (objective(0, 1), {R}),
+        (objective(1, 1, template_weight=1), {P, R, S, T}),
+        (objective(1, 0, system_weight=0), {P}),
+        (objective(1, 1), {P, R, S}),
+    ):
         active = [[role in counted and position > 0 for position, role in enumerate(row)] for row in CHATS]
         share = 1 / sum(map(sum, active))
         assert coefficients(asked) == [[share if is_active else 0 for is_active in row] for row in active]
@@ -68,9 +78,11 @@ def test_wit_counts_tokens_of_non_zero_weight():
 def test_prompt_loss_weight_divides_by_completions_whatever_the_weights():
     num_responses = sum(row.count(R) for row in CHATS)
     assert coefficients(objective(0.01, 1, normalisation="completion_count"))[2] == pytest.approx(
-        [0, *[0.01 / num_responses] * 6, *[1 / num_responses] * 2])
+        [0, *[0.01 / num_responses] * 6, *[1 / num_responses] * 2]
+    )
     assert coefficients(objective(1, 0, normalisation="completion_count"))[1] == pytest.approx(
-        [0, 1 / num_responses, 0])
+        [0, 1 / num_responses, 0]
+    )
 
 
 def test_weight_sum_is_a_weighted_mean():
@@ -90,15 +102,26 @@ def test_a_row_without_a_target_has_no_say_in_a_sequence_mean():
     assert coefficients(objective(0, 1, normalisation="sequence_mean"), rows) == [[0, 0, 0], [0, 0, 1]]
 
 
-@pytest.mark.parametrize("normalisation", ["nonzero_count", "weight_sum", "completion_count", "sequence_mean"])
+@pytest.mark.parametrize(
+    "normalisation", ["nonzero_count", "weight_sum", "completion_count", "sequence_mean"]
+)
 def test_a_step_without_a_target_is_zero_and_never_divides(normalisation):
     assert coefficients(objective(0, 1, normalisation=normalisation), [[N, P, P]]) == [[0, 0, 0]]
     assert coefficients(objective(1, 0, normalisation="completion_count"), [[N, P, P]]) == [[0, 0, 0]]
 
 
-@pytest.mark.parametrize(("row", "expected"), [
-    (CHATS[0], (10, 17)), (CHATS[1], (0, 3)), ([N, P, R, P, R, P], (3, 5)), ([P, R, T, R], (0, 4)),
-    ([P, R, P, R, R, T, S, P], (2, 6)), ([N, S, P], (3, 3)), ([N, R, P, R], (2, 4))])
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (CHATS[0], (10, 17)),
+        (CHATS[1], (0, 3)),
+        ([N, P, R, P, R, P], (3, 5)),
+        ([P, R, T, R], (0, 4)),
+        ([P, R, P, R, R, T, S, P], (2, 6)),
+        ([N, S, P], (3, 3)),
+        ([N, R, P, R], (2, 4)),
+    ],
+)
 def test_the_last_exchange(row, expected):
     assert last_exchange(numpy.array(row, dtype=numpy.uint8)) == expected
 
@@ -129,13 +152,19 @@ def test_the_reference_cross_entropy_of_transformers_equals_ours():
             lengths = numpy.diff(split.offsets).tolist()
             batch = training_batch(ours, part, lengths, weights, scale, torch.device("cpu"), is_packed=False)
             logits = torch.randn(*batch.ids_BT.shape, 61, generator=generator)
-            nll = functional.cross_entropy(logits.flatten(0, 1)[batch.predictors_N], batch.targets_N, reduction="none")
+            nll = functional.cross_entropy(
+                logits.flatten(0, 1)[batch.predictors_N], batch.targets_N, reduction="none"
+            )
             total += float((nll * batch.coefficients_N).sum())
             labels = torch.full_like(batch.ids_BT, -100)
             for index, row in enumerate(part):
-                kept = torch.from_numpy(weights[split.roles[split.offsets[row] : split.offsets[row + 1]]] != 0)
+                kept = torch.from_numpy(
+                    weights[split.roles[split.offsets[row] : split.offsets[row + 1]]] != 0
+                )
                 labels[index, : len(kept)][kept] = batch.ids_BT[index, : len(kept)][kept]
-            known += float(ForCausalLMLoss(logits, labels, 61, num_items_in_batch=torch.tensor(scale.num_targets)))
+            known += float(
+                ForCausalLMLoss(logits, labels, 61, num_items_in_batch=torch.tensor(scale.num_targets))
+            )
         assert total == pytest.approx(known, rel=1e-6)
 
 
@@ -147,7 +176,9 @@ def test_used_lengths_end_at_the_last_target():
 
 
 def test_a_weight_for_tokens_that_the_template_never_writes_names_both():
-    with pytest.raises(TemplateError, match=r"template_weight=0.5, but model.template=raw marks no template token"):
+    with pytest.raises(
+        TemplateError, match=r"template_weight=0.5, but model.template=raw marks no template token"
+    ):
         check_roles(tiny_split(), objective(1, 1, template_weight=0.5), "raw")
     check_roles(split_of(CHATS), objective(1, 1, template_weight=0.5), "tulu")
 

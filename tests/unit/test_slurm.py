@@ -4,11 +4,13 @@ import dataclasses
 
 import pytest
 from slurm_corpus import CORPUS
-from toys import toy_spec
+from toys import finished, toy_plan, toy_spec
 
-from sweep.claims import Owner
+from sweep.claims import JOB_VARIABLE, Owner
+from sweep.flag import Flag
+from sweep.folder import SweepFolder
 from sweep.launcher import LauncherConfig
-from sweep.ledger import RunState
+from sweep.ledger import Ledger, RunState
 from sweep.recovery import smaller_batches
 from sweep.slurm.batches import Batch
 from sweep.slurm.classes import by_class, class_of
@@ -28,6 +30,7 @@ from sweep.slurm.reconcile import (
 )
 from sweep.slurm.submit import refusal, sbatch_parameters, scheduler_words
 from sweep.spec import Status
+from sweep.worker import Worker
 from train.errors import ConfigError
 from train.files import read_json
 from train.fingerprint import fingerprint
@@ -235,3 +238,47 @@ def test_a_snapshot_is_named_by_its_content(tmp_path):
     assert (first / "train/run.py").read_text() == "train/run.py"
     assert not (first / "train/__pycache__").exists()
     assert (read_json(first / "snapshot.json") or {})["code"] == first.name
+
+
+def test_a_jobs_claim_ends_by_a_written_word_only(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    monkeypatch.setenv(JOB_VARIABLE, str(JOB))
+    claim = ledger.claim("f" * 32, "c1, job 12_3")
+    assert claim is not None
+    monkeypatch.setattr("sweep.claims.process_lives", lambda *_: False)
+    assert Ledger(tmp_path).status("f" * 32).status is Status.RUNNING, "whoever looks can't see its process"
+    assert ledger.claim("f" * 32) is None
+    assert ledger.give_up("f" * 32, 1, "node_fail", "job 12_3 is NODE_FAIL on c1")
+    assert not ledger.give_up("f" * 32, 1, "killed", "again")
+    assert Ledger(tmp_path).status("f" * 32).status is Status.LOST
+    assert claim.is_fenced() is False
+    second = ledger.claim("f" * 32)
+    assert second is not None
+    assert second.attempt == 2
+    assert claim.is_fenced()
+    assert ledger.losses("f" * 32) == ["node_fail"]
+    assert not ledger.give_up("f" * 32, 1, "killed", "an attempt that is over")
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's is named."""
+
+
+def test_a_device_too_small_gets_smaller_pieces_and_the_record_says_so(tmp_path):
+    plan, tried = toy_plan(1), []
+
+    def run_one(spec, **_):
+        tried.append(spec.config.train.micro_batch_tokens)
+        if tried[-1] > 3000:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return finished(spec)
+
+    folder = SweepFolder(tmp_path, plan.name)
+    folder.write_plan(plan)
+    ledger = Ledger(tmp_path)
+    Worker(ledger, folder, Flag(), name="w", make_run_one=lambda: run_one).run()
+    record = ledger.record(plan.runs[0].fingerprint)
+    assert tried == [8192, 4096, 2048]
+    assert record is not None
+    assert record.environment["micro_batch_tokens"] == 2048
+    assert ledger.losses(plan.runs[0].fingerprint) == ["cuda_oom", "cuda_oom"]
