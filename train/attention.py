@@ -209,11 +209,14 @@ def choose_varlen(config: Any, device: torch.device, dtype: torch.dtype, dropout
 
 
 @contextmanager
-def packed_attention(model: Any) -> Iterator[None]:
-    """Inside, the model's attention is ours; afterwards its own again."""
+def packed_attention(model: Any, *, is_compiled: bool = False) -> Iterator[None]:
+    """Inside, the model's attention is ours; afterwards its own again.
+
+    is_compiled   attention itself stays out of torch.compile, which would make a new graph for every layout
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, attention)
+    AttentionInterface.register(NAME, torch.compiler.disable(attention) if is_compiled else attention)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:

@@ -64,7 +64,7 @@ def prepared(model: nn.Module, split: TokenSplit, config: RunConfig, device: tor
         path = choose_path(model, recipe.head, device)
         packing, reason = choose_packing(model, recipe, device)
         if packing != "pad":
-            undo.enter_context(packed_attention(base_model(model)))
+            undo.enter_context(packed_attention(base_model(model), is_compiled=recipe.compile))
         varlen = packing != "pad" and choose_varlen(base_model(model).config, device, _compute_type(recipe),
                                                     recipe.dropout)
         # Whatever a checkpoint will change, the reference is what the model is now.

@@ -41,7 +41,7 @@ def load_model(config: ModelConfig, device: torch.device) -> nn.Module:
         raise ModelError(f"model {config.name}: the weights in {source} are corrupt ({error})",
                          "whole safetensors files", "download or copy the checkpoint again") from error
     model.config.use_cache = False
-    return model.to(device).eval()
+    return model.to(device).eval()  # type: ignore[arg-type] - transformers' decorator hides torch's signature
 
 
 def context_length(model: nn.Module) -> int | None:

@@ -15,19 +15,22 @@ import sys
 import time
 import traceback
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sweep.claims import JOB_VARIABLE
 from sweep.errors import LaunchError
 from sweep.flag import Flag
 from sweep.folder import SweepFolder
+from sweep.launch import CHECKOUT
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger
-from sweep.slurm.classes import class_of, reserve_s
+from sweep.slurm.classes import ResourceClass, class_of, reserve_s
 from sweep.slurm.jobs import job_from_text, this_job
 from sweep.slurm.queue import call
 from sweep.slurm.reconcile import code_at_fault
 from sweep.spec import RunSpec, Status
 from sweep.worker import SAME_FAILURE, TRAINER, Worker, load_trainer
+from train.config import build
 
 LOOK_AGAIN_S = 2.0
 END_S = 60.0  # after asking to be queued again, until SLURM ends us
@@ -35,20 +38,17 @@ END_S = 60.0  # after asking to be queued again, until SLURM ends us
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """All that a worker is told; it travels as JSON. launcher: of LauncherConfig, what decides a run's class."""
+    """All that a worker is told; it travels as JSON. launcher: the whole LauncherConfig as a tree."""
 
     root: str
     sweep: str
     batch: str
     class_name: str
     submitted_at: float
-    time_min: int
-    signal_delay_s: int
-    silence_s: float
-    max_attempts: int
-    gpus: int
+    gpus: int  # of the class, as the next two
     memory_gb: float | None
-    launcher_time_min: int
+    time_min: int
+    launcher: dict[str, Any]
     trainer: str = TRAINER
 
     def to_text(self) -> str:
@@ -78,15 +78,13 @@ class _Job:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._hear)
-        self.ledger = Ledger(request.root, request.max_attempts)
+        self._launcher: LauncherConfig = build(LauncherConfig, request.launcher, "launcher.")
+        self.ledger = Ledger(request.root, self._launcher.max_attempts)
         self.folder = SweepFolder(request.root, request.sweep)
-        self._launcher = LauncherConfig(kind="slurm", gpus=request.gpus, memory_gb=request.memory_gb,
-                                        time_min=request.launcher_time_min,
-                                        signal_delay_s=request.signal_delay_s)
         limit_s = 60.0 * request.time_min
         started = float(os.environ.get("SLURM_JOB_START_TIME") or self.started)
         self._end = float(os.environ.get("SLURM_JOB_END_TIME") or started + limit_s)
-        self._reserve_s = reserve_s(limit_s, request.signal_delay_s)
+        self._reserve_s = reserve_s(limit_s, self._launcher.signal_delay_s)
 
     def run(self) -> int:
         """Claim and train until nothing is left; then end, or be queued again if there is no time for the rest."""
@@ -137,11 +135,11 @@ class _Job:
                     or job.restart >= self.name.restart:
                 continue
             silence_s = self.ledger.silence_s(spec.fingerprint, state.attempt)
-            if silence_s >= self.request.silence_s:
+            if silence_s >= self._launcher.silence_s:
                 self.ledger.give_up(spec.fingerprint, state.attempt, "preempted",
                                     f"job {job.key} was started again; last heartbeat {silence_s:.0f} s ago")
             else:
-                wait_s = self.request.silence_s - silence_s
+                wait_s = self._launcher.silence_s - silence_s
         return wait_s
 
     def _states(self):
@@ -154,6 +152,19 @@ class _Job:
         """On whatever nodes: each worker alone would need three runs to notice."""
         return code_at_fault([state for spec, state in self._states() if spec.config.stage != "base"]) is not None
 
+    def _send_successor(self) -> int:
+        """Where jobs may not be put back into the queue: a new one, from this one's code."""
+        from sweep.slurm.submit import submit_workers  # which needs `work`, above
+
+        request = self.request
+        resources = ResourceClass(request.gpus, request.memory_gb, request.time_min)
+        try:
+            sent = submit_workers(self.folder, self._launcher, resources, 1, CHECKOUT, trainer=request.trainer)
+            print(f"successor: {', '.join(batch.job for batch in sent) or 'none'}", flush=True)
+        except LaunchError as error:
+            print(f"no successor: {error}. The next look at the sweep sends another worker", flush=True)
+        return 0
+
     def _queue_again(self) -> int:
         """Put this job back into the queue, if there is work for it and nobody cancelled it."""
         if self._is_cancelled() or not any(state.status in CLAIMABLE for _, state in self._states()):
@@ -164,8 +175,8 @@ class _Job:
                 return 0  # cancelled, or put back by SLURM itself
             call("scontrol", "requeue", self.name.key)
         except (KeyError, LaunchError) as error:
-            print(f"not queued again: {error}. The next look at the sweep sends another worker", flush=True)
-            return 0
+            print(f"not queued again: {error}", flush=True)
+            return self._send_successor()
         print("queued again", flush=True)
         self.stop = Flag()
         self.stop.wait(END_S)

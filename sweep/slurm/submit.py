@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from sweep.errors import LaunchError
@@ -159,9 +159,8 @@ def _submit(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceCl
     place.mkdir(parents=True, exist_ok=True)
     request = Request(
         root=str(folder.root.absolute()), sweep=folder.name, batch=batch.batch, class_name=resources.name,
-        submitted_at=batch.announced_at, time_min=resources.time_min, signal_delay_s=launcher.signal_delay_s,
-        silence_s=launcher.silence_s, max_attempts=launcher.max_attempts, gpus=launcher.gpus,
-        memory_gb=launcher.memory_gb, launcher_time_min=launcher.time_min, trainer=trainer).to_text()
+        submitted_at=batch.announced_at, gpus=resources.gpus, memory_gb=resources.memory_gb,
+        time_min=resources.time_min, launcher=asdict(launcher), trainer=trainer).to_text()
     executor = submitit.SlurmExecutor(folder=place, python=_quoted(sys.executable))
     parameters = sbatch_parameters(launcher, resources, batch, code)
     if probe:

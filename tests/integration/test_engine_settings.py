@@ -42,7 +42,9 @@ def test_the_triton_kernel_computes_what_eager_does(project):
     assert done.returncode == 0, done.stderr
 
 
-def test_compiled_layers_give_the_same_run(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("default")  # the compiler warns of PyTorch's own past
+@pytest.mark.parametrize("packing", ["off", "on"])
+def test_compiled_layers_give_the_same_run(tmp_path, monkeypatch, packing):
     monkeypatch.syspath_prepend(str(UNIT))
     from tiny import run_config, tiny_model, tiny_split
 
@@ -68,5 +70,8 @@ def test_compiled_layers_give_the_same_run(tmp_path, monkeypatch):
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
     start = torch.cat([parameter.detach().flatten() for parameter in tiny_model().parameters()])
-    plain, compiled = end(tmp_path / "a"), end(tmp_path / "b", compile=True)
+    plain, compiled = (
+        end(tmp_path / name, compile=is_compiled, packing=packing)
+        for name, is_compiled in (("a", False), ("b", True))
+    )
     assert float((plain - compiled).norm() / (plain - start).norm()) < 1e-6

@@ -161,7 +161,7 @@ class Fault:
 ALONE = {
     "SIGKILL of a worker": Fault(kill_a_worker, 1, ("killed",)),
     "scancel of a task": Fault(cancel_a_task),
-    "scontrol requeue": Fault(requeue_a_task),
+    "scontrol requeue": Fault(requeue_a_task, settings={"max_jobs": 1, "num_runs": 3}),
     "preemption": Fault(preempt, settings={"partition": "low", "max_jobs": 1, "num_runs": 3, "cpus_per_worker": 4}),
     "time limit": Fault(nothing, settings={"partition": "short", "time_min": 1, "max_jobs": 1, "num_runs": 2,
                                            "step_s": 1.8}),

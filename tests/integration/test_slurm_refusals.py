@@ -86,6 +86,24 @@ def test_a_folder_the_nodes_cannot_see_is_found_by_one_job(slurm, tmp_path):
     assert not [task for task in read_queue().values() if task.is_waiting]
 
 
+def test_where_jobs_may_not_be_queued_again_a_successor_goes_on(slurm, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\n[ "$1" = requeue ] && {{ echo "Requeue is disabled" >&2; exit 1; }}\n'
+                                    f'exec {shutil.which("scontrol", path=os.environ["PATH"])} "$@"\n')
+    (tools / "scontrol").chmod(0o755)
+    tender = toy_tender(tmp_path / "root", toy_plan(2), max_jobs=1,
+                        setup=(f"export TOY_STEP_S=0.3 PATH={tools}:$PATH",))
+    tender.tend()
+    until(lambda: list((tmp_path / "root").glob(".runs/*/steps.log")))
+    key = next(task.key for task in read_queue().values() if task.state == "RUNNING")
+    subprocess.run(["scancel", "--signal=USR2", key], check=True)
+    until(lambda: all(state.status is Status.FINISHED for state in tender.look().states.values()))
+    found = tender.look()
+    assert len(found.batches) == 2, "nobody looked, and yet somebody went on"
+    assert len(list((tmp_path / "root").glob(".runs/*/attempts/*.released"))) == 1
+
+
 def test_a_limit_shorter_than_a_save_is_refused(slurm, tmp_path):
     done = run_command("sweep", "+grid=smoke_2x2", f"root={tmp_path}", "launcher=slurm", "launcher.time_min=1",
                        "launcher.signal_delay_s=20", "train.checkpoint_every_s=45")

@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from daemons import Daemons, free_ports, is_open  # noqa: E402
+from daemons import Daemons, free_ports, is_open
 
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sbatch", "squeue", "scontrol", "sacctmgr")
 NODES = ("g1", "g2", "c1", "c2")

@@ -11,7 +11,8 @@ import pytest
 FLOORS = {"train": 0, "sweep": 1, "analysis": 2}
 PURE = {  # may compute, may not touch the world
     "train/config.py", "train/metrics.py", "train/record.py", "train/fingerprint.py", "train/schedule.py",
-    "train/seeds.py", "train/spans.py", "train/loss.py", "train/embedded/scoring.py",
+    "train/seeds.py", "train/spans.py", "train/loss.py", "train/objective.py",
+    "train/linear_cross_entropy.py", "train/batches.py", "train/attention.py", "train/embedded/scoring.py",
     "sweep/spec.py", "sweep/grid.py", "sweep/rays.py",
     "analysis/plane.py", "analysis/region.py", "analysis/table.py",
 }

@@ -317,5 +317,6 @@ def test_one_rank_warns_and_runs(tmp_path, monkeypatch):
     from train.distributed import world_of
 
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.warns(UserWarning, match="train.distributed=fsdp with one rank"), world_of("fsdp", CPU) as world:
+    warned = pytest.warns(UserWarning, match=r"train\.distributed=fsdp with one rank")
+    with warned, world_of("fsdp", CPU) as world:
         assert (world.size, world.kind) == (1, "none")

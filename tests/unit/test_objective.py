@@ -137,7 +137,7 @@ def test_a_first_position_is_never_a_target():
 
 
 def test_the_reference_cross_entropy_of_transformers_equals_ours():
-    """Its own loss with labels of -100, and num_items_in_batch over two micro-batches, at (0, 1) and (1, 1)."""
+    """Its own loss with labels of -100 and num_items_in_batch, in two micro-batches, at (0, 1) and (1, 1)."""
     from transformers.loss.loss_utils import ForCausalLMLoss
 
     generator = torch.Generator().manual_seed(0)
