@@ -130,8 +130,14 @@ def run(request: Request) -> str:
     return f"{summary_text(report)}\n\nreport: {folder.report / 'report.html'}{published}"
 
 
-def _published(request: Request, table: Table, rows: list[dict[str, Any]], report: "Report",
-               folder: SweepFolder, tracking: TrackingConfig) -> str:
+def _published(
+    request: Request,
+    table: Table,
+    rows: list[dict[str, Any]],
+    report: "Report",
+    folder: SweepFolder,
+    tracking: TrackingConfig,
+) -> str:
     """Show the report elsewhere, if asked to; what to print about it."""
     if request.publish in ("wandb", "wandb-weights"):
         from analysis.publish_wandb import publish_wandb
@@ -163,8 +169,14 @@ def _run_from_wandb(request: Request) -> str:
     rows = cell_rows(found.plan, found.records, found.states)
     again = shlex.join(["python", "-m", "analysis", f"from={request.source}"])
     commands = {spec.fingerprint: train_command(spec) for spec in found.plan.runs}
-    report = make_report(table, rows, config, sweep_command=again, analysis_command=again,
-                         train_command_by_fingerprint=commands)
+    report = make_report(
+        table,
+        rows,
+        config,
+        sweep_command=again,
+        analysis_command=again,
+        train_command_by_fingerprint=commands,
+    )
     folder = SweepFolder(root_of(request.arguments), found.plan.name)
     write_files(folder.report, report.files)
     there = f"{len(found.plan.runs)} of {found.num_asked} runs are on W&B"

@@ -50,10 +50,14 @@ def make_layout(lengths: Sequence[int], device: torch.device, *, varlen: bool = 
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
-    buckets = tuple(_bucket(lengths[first:last], starts[first], device)
-                    for first, last in _bucket_edges(lengths)) if not varlen else ()
-    return Layout(buckets, torch.tensor(starts, dtype=torch.int32).to(device, non_blocking=True),
-                  max(lengths), varlen)
+    buckets = (
+        tuple(_bucket(lengths[first:last], starts[first], device) for first, last in _bucket_edges(lengths))
+        if not varlen
+        else ()
+    )
+    return Layout(
+        buckets, torch.tensor(starts, dtype=torch.int32).to(device, non_blocking=True), max(lengths), varlen
+    )
 
 
 def _bucket_edges(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -78,13 +82,29 @@ def _bucket(lengths: Sequence[int], start: int, device: torch.device) -> Bucket:
         gather[row, length:] = position
         scatter.append(torch.arange(row * longest, row * longest + length))
         position += length
-    return Bucket(tokens, len(lengths), longest, gather.flatten().to(device, non_blocking=True),
-                  torch.cat(scatter).to(device, non_blocking=True))
+    return Bucket(
+        tokens,
+        len(lengths),
+        longest,
+        gather.flatten().to(device, non_blocking=True),
+        torch.cat(scatter).to(device, non_blocking=True),
+    )
 
 
-def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
-              dropout: float = 0.0, scaling: float | None = None, sliding_window: int | None = None,
-              softcap: float | None = None, packed: Layout | None = None, **_: Any) -> tuple[Tensor, None]:
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    packed: Layout | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
     """transformers' attention interface; without `packed`, causal attention over right-padded rows.
 
     Shapes   query (B, A, T, D); key, value (B, K, T, D); result (B, T, A, D). Packed: B = 1.
@@ -100,7 +120,8 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
         return _varlen(query, key, value, packed, settings)[None], None
     outputs = [
         _bucket_attention(query[bucket.tokens], key[bucket.tokens], value[bucket.tokens], bucket, settings)
-        for bucket in packed.buckets]
+        for bucket in packed.buckets
+    ]
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
 
@@ -112,13 +133,16 @@ class _Settings:
     softcap: float | None
 
 
-def _bucket_attention(query: Tensor, key: Tensor, value: Tensor, bucket: Bucket,
-                      settings: _Settings) -> Tensor:
+def _bucket_attention(
+    query: Tensor, key: Tensor, value: Tensor, bucket: Bucket, settings: _Settings
+) -> Tensor:
     """(tokens, heads, D) in and out."""
-    padded = [part if bucket.gather is None else part.index_select(0, bucket.gather)
-              for part in (query, key, value)]
-    shaped = [part.reshape(bucket.num_rows, bucket.length, *part.shape[1:]).transpose(1, 2)
-              for part in padded]
+    padded = [
+        part if bucket.gather is None else part.index_select(0, bucket.gather) for part in (query, key, value)
+    ]
+    shaped = [
+        part.reshape(bucket.num_rows, bucket.length, *part.shape[1:]).transpose(1, 2) for part in padded
+    ]
     output = _causal(shaped[0], shaped[1], shaped[2], settings).transpose(1, 2).flatten(0, 1)
     return output if bucket.scatter is None else output.index_select(0, bucket.scatter)
 
@@ -130,8 +154,15 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, settings: _Settings) -> T
     if settings.softcap is None:
         mask = None if window is None else _window_mask(length, window, query.device)
         return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=settings.dropout, is_causal=mask is None,
-            scale=settings.scaling, enable_gqa=query.shape[1] != key.shape[1])
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=settings.dropout,
+            is_causal=mask is None,
+            scale=settings.scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
     groups = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(groups, dim=1) if groups > 1 else part for part in (key, value))
     scaling = query.shape[-1] ** -0.5 if settings.scaling is None else settings.scaling
@@ -187,22 +218,30 @@ def choose_varlen(config: Any, device: torch.device, dtype: torch.dtype, dropout
     """
     kernel, parameters = _varlen_kernel()
     window = getattr(config, "sliding_window", None)
-    if kernel is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or dropout \
-            or getattr(config, "attn_logit_softcapping", None) \
-            or (window and "window_size" not in parameters):
+    if (
+        kernel is None
+        or device.type != "cuda"
+        or dtype not in (torch.bfloat16, torch.float16)
+        or dropout
+        or getattr(config, "attn_logit_softcapping", None)
+        or (window and "window_size" not in parameters)
+    ):
         return False
     heads = config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     generator = torch.Generator(device).manual_seed(0)
-    query, key, value = (torch.randn(1, count, 48, width, device=device, generator=generator).to(dtype)
-                         for count in (heads, keys, keys))
+    query, key, value = (
+        torch.randn(1, count, 48, width, device=device, generator=generator).to(dtype)
+        for count in (heads, keys, keys)
+    )
     module = nn.Module().eval()
     lengths = [25, 16, 7]
     try:
         tried, known = (
             attention(module, query, key, value, None, packed=make_layout(lengths, device, varlen=varlen))[0]
-            for varlen in (True, False))
+            for varlen in (True, False)
+        )
     except (RuntimeError, TypeError, NotImplementedError):
         return False
     return bool(torch.allclose(tried.float(), known.float(), atol=3e-2, rtol=3e-2))

@@ -135,9 +135,17 @@ def used_lengths(split: TokenSplit, weights_R: NDArray[numpy.float64]) -> list[i
     return numpy.maximum(last, 0).tolist()
 
 
-def training_batch(split: TokenSplit, rows: Sequence[int], lengths: Sequence[int],
-                   weights_R: NDArray[numpy.float64], scale: StepScale, device: torch.device, *,
-                   is_packed: bool, varlen: bool = False) -> TrainingBatch:
+def training_batch(
+    split: TokenSplit,
+    rows: Sequence[int],
+    lengths: Sequence[int],
+    weights_R: NDArray[numpy.float64],
+    scale: StepScale,
+    device: torch.device,
+    *,
+    is_packed: bool,
+    varlen: bool = False,
+) -> TrainingBatch:
     """The rows, cut to their used lengths, with each target's coefficient. `split.roles` are target roles."""
     used = [lengths[row] for row in rows]
     longest = max(used)
@@ -162,11 +170,15 @@ def training_batch(split: TokenSplit, rows: Sequence[int], lengths: Sequence[int
         return torch.from_numpy(numpy.concatenate(parts).astype(kind)).to(device, non_blocking=True)
 
     return TrainingBatch(
-        rows=tuple(rows), lengths=tuple(used),
+        rows=tuple(rows),
+        lengths=tuple(used),
         whole_lengths=tuple(int(split.offsets[row + 1] - split.offsets[row]) for row in rows),
         ids_BT=torch.from_numpy(ids.reshape(1 if is_packed else len(rows), -1)).to(device, non_blocking=True),
         positions_BT=None if positions is None else send([positions], numpy.int64)[None],
         layout=make_layout(used, device, varlen=varlen) if is_packed else None,
-        predictors_N=send(predictors, numpy.int64), targets_N=send(targets, numpy.int64),
-        roles_N=send(roles, numpy.int64), coefficients_N=send(coefficients, numpy.float32),
-        kl_coefficients_N=send(pulls, numpy.float32))
+        predictors_N=send(predictors, numpy.int64),
+        targets_N=send(targets, numpy.int64),
+        roles_N=send(roles, numpy.int64),
+        coefficients_N=send(coefficients, numpy.float32),
+        kl_coefficients_N=send(pulls, numpy.float32),
+    )

@@ -46,7 +46,9 @@ def train_by_hand(argv: Sequence[str]) -> int:
     from train.identity import dataset_identity, model_identity, pinned
 
     overrides, config_dirs, output = _split(argv)
-    parent_folder = next((Path(word.removeprefix("parent=")) for word in overrides if word.startswith("parent=")), None)
+    parent_folder = next(
+        (Path(word.removeprefix("parent=")) for word in overrides if word.startswith("parent=")), None
+    )
     overrides = [word for word in overrides if not word.startswith("parent=")]
     parent = None
     if "stage=dpo" in overrides:
@@ -58,12 +60,22 @@ def train_by_hand(argv: Sequence[str]) -> int:
         overrides = overrides_with_parent(parent, overrides)
     elif parent_folder is not None:
         raise ConfigError(f"parent={parent_folder} without stage=dpo", "both", "add stage=dpo")
-    if any(word == "stage=base" for word in overrides):  # nothing is trained, so nothing needs to be said of it
-        overrides = [*overrides, *(f"{key}=0" for key in ("objective.prompt_weight", "objective.response_weight",
-                                                          "seed") if not _says(overrides, key))]
+    if any(
+        word == "stage=base" for word in overrides
+    ):  # nothing is trained, so nothing needs to be said of it
+        overrides = [
+            *overrides,
+            *(
+                f"{key}=0"
+                for key in ("objective.prompt_weight", "objective.response_weight", "seed")
+                if not _says(overrides, key)
+            ),
+        ]
     config = compose_run(overrides, config_dirs)
-    identities = {"model_identity": model_identity(config.model, cache_folder=None),
-                  "dataset_identity": dataset_identity(config.dataset, cache_folder=None)}
+    identities = {
+        "model_identity": model_identity(config.model, cache_folder=None),
+        "dataset_identity": dataset_identity(config.dataset, cache_folder=None),
+    }
     config, of_parent = _with_parent(pinned(config, **identities), parent)
     fingerprint = fingerprint_of(config, **identities, **of_parent)
     folder = Path(output) if output else Path("outputs") / "by_hand" / fingerprint
@@ -87,26 +99,54 @@ def _with_parent(config: RunConfig, parent: "Parent | None") -> tuple[RunConfig,
     from train.preferences import preference_identity
 
     preference = preference_identity(config.preference, cache_folder=None)
-    return (pinned(config, "", "", preference),
-            {"parent_fingerprint": parent.fingerprint, "preference_identity": preference})
+    return (
+        pinned(config, "", "", preference),
+        {"parent_fingerprint": parent.fingerprint, "preference_identity": preference},
+    )
 
 
-def _train(config: RunConfig, fingerprint: str, identities: dict[str, str], of_parent: dict[str, str], folder: Path,
-           parent_folder: Path | None) -> RunRecord:
+def _train(
+    config: RunConfig,
+    fingerprint: str,
+    identities: dict[str, str],
+    of_parent: dict[str, str],
+    folder: Path,
+    parent_folder: Path | None,
+) -> RunRecord:
     from train.run import Workbench, run
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"output={folder} can't be made: {error.strerror}", "a folder you may write to",
-                          "add output=/another/folder") from error
+        raise ConfigError(
+            f"output={folder} can't be made: {error.strerror}",
+            "a folder you may write to",
+            "add output=/another/folder",
+        ) from error
     run_id = f"{config.model.name}-{config.dataset.name}-by_hand"
-    write_json_atomic(folder / "spec.json", {"run_id": run_id, "fingerprint": fingerprint, **identities, **of_parent,
-                                             "config": config_to_dict(config)})
-    return run(config, run_id=run_id, fingerprint=fingerprint, parent_folder=parent_folder, folder=folder,
-               attempt=1, workbench=Workbench(folder / "cache"), should_stop=lambda: False,
-               on_progress=_Progress(), model_identity=identities["model_identity"],
-               dataset_identity=identities["dataset_identity"])
+    write_json_atomic(
+        folder / "spec.json",
+        {
+            "run_id": run_id,
+            "fingerprint": fingerprint,
+            **identities,
+            **of_parent,
+            "config": config_to_dict(config),
+        },
+    )
+    return run(
+        config,
+        run_id=run_id,
+        fingerprint=fingerprint,
+        parent_folder=parent_folder,
+        folder=folder,
+        attempt=1,
+        workbench=Workbench(folder / "cache"),
+        should_stop=lambda: False,
+        on_progress=_Progress(),
+        model_identity=identities["model_identity"],
+        dataset_identity=identities["dataset_identity"],
+    )
 
 
 class _Progress:
@@ -121,8 +161,12 @@ class _Progress:
             self.printed = now
             left_s = (now - self.started) / step * (steps - step)
             end = "" if is_terminal and step < steps else "\n"
-            print(f"{chr(13) if is_terminal else ''}step {step}/{steps}, {left_s:.0f} s left   ", end=end,
-                  file=sys.stderr, flush=True)
+            print(
+                f"{chr(13) if is_terminal else ''}step {step}/{steps}, {left_s:.0f} s left   ",
+                end=end,
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _print(record: RunRecord, folder: Path) -> None:
@@ -132,8 +176,10 @@ def _print(record: RunRecord, folder: Path) -> None:
         metric = METRICS[name]
         direction = {"higher": "higher is better", "lower": "lower is better", "none": ""}[metric.better]
         print(f"{name:36s} {value:10.4f}  {metric.unit}{', ' if direction else ''}{direction}")
-    print(f"{record.num_steps} steps, training {record.training_s:.1f} s, evaluation {record.evaluation_s:.1f} s; "
-          f"{folder / 'record.json'}")
+    print(
+        f"{record.num_steps} steps, training {record.training_s:.1f} s, evaluation {record.evaluation_s:.1f} s; "
+        f"{folder / 'record.json'}"
+    )
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str], str | None]:

@@ -35,19 +35,34 @@ class Progress:
 
 def progress_to_dict(progress: Progress, fingerprint: str) -> dict[str, Any]:
     """JSON values; `progress_from_dict` is its inverse."""
-    return {"fingerprint": fingerprint, "step": progress.step, "training_s": progress.training_s,
-            "final_train_loss": progress.final_train_loss, "num_train_tokens": progress.num_train_tokens,
-            "num_empty_steps": progress.num_empty_steps}
+    return {
+        "fingerprint": fingerprint,
+        "step": progress.step,
+        "training_s": progress.training_s,
+        "final_train_loss": progress.final_train_loss,
+        "num_train_tokens": progress.num_train_tokens,
+        "num_empty_steps": progress.num_empty_steps,
+    }
 
 
 def progress_from_dict(values: Mapping[str, Any]) -> Progress:
     """Where the run of these values stood."""
-    return Progress(values["step"], values["training_s"], values["final_train_loss"], values["num_train_tokens"],
-                    values.get("num_empty_steps", 0))
+    return Progress(
+        values["step"],
+        values["training_s"],
+        values["final_train_loss"],
+        values["num_train_tokens"],
+        values.get("num_empty_steps", 0),
+    )
 
 
-def save_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter],
-                    optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path,
+    fingerprint: str,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
     """Replace the run folder's checkpoint, atomically and flushed to the disk."""
     tensors = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
@@ -58,8 +73,11 @@ def save_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.Par
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
     try:
-        save_file({name: tensor.contiguous().cpu().clone() for name, tensor in tensors.items()}, temporary,
-                  metadata={"progress": json.dumps(metadata)})
+        save_file(
+            {name: tensor.contiguous().cpu().clone() for name, tensor in tensors.items()},
+            temporary,
+            metadata={"progress": json.dumps(metadata)},
+        )
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, folder / FILE_NAME)
@@ -67,8 +85,9 @@ def save_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.Par
         temporary.unlink(missing_ok=True)
 
 
-def restore_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter],
-                       optimizer: torch.optim.Optimizer) -> Progress | None:
+def restore_checkpoint(
+    folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Progress | None:
     """Continue from the folder's checkpoint: fills parameters and optimiser in place.
 
     None, with nothing touched, if there is no checkpoint, it is damaged, or it belongs to another experiment:
@@ -81,15 +100,19 @@ def restore_checkpoint(folder: Path, fingerprint: str, parameters: dict[str, nn.
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except Exception:  # FileNotFoundError, or safetensors' own error class without a public base
         return None
-    if metadata.get("fingerprint") != fingerprint or any(f"parameter/{name}" not in tensors for name in parameters):
+    if metadata.get("fingerprint") != fingerprint or any(
+        f"parameter/{name}" not in tensors for name in parameters
+    ):
         return None
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter/{name}"])
             suffix = f"/{name}"
-            state = {key.removeprefix("optimizer/").removesuffix(suffix): value
-                     for key, value in tensors.items() if key.startswith("optimizer/") and key.endswith(suffix)
-                     and key.count("/") == 2}
+            state = {
+                key.removeprefix("optimizer/").removesuffix(suffix): value
+                for key, value in tensors.items()
+                if key.startswith("optimizer/") and key.endswith(suffix) and key.count("/") == 2
+            }
             if state:
                 optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
     return progress_from_dict(metadata)

@@ -34,10 +34,26 @@ from train.schema import (
 from train.subsets import SubsetConfig
 
 __all__ = [
-    "MANDATORY", "DatasetConfig", "DpoConfig", "EvalConfig", "ModelConfig", "ObjectiveConfig",
-    "PreferenceConfig", "RecipeConfig", "RunConfig", "SeedsConfig", "SubsetConfig", "TrackingConfig", "build",
-    "config_to_dict", "defaults_tree", "how", "neutral", "run_config_from_dict",
+    "MANDATORY",
+    "DatasetConfig",
+    "DpoConfig",
+    "EvalConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "PreferenceConfig",
+    "RecipeConfig",
+    "RunConfig",
+    "SeedsConfig",
+    "SubsetConfig",
+    "TrackingConfig",
+    "build",
+    "config_to_dict",
+    "defaults_tree",
+    "how",
+    "neutral",
+    "run_config_from_dict",
 ]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -84,8 +100,11 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         if self.source != "embedded" and not self.path:
-            raise ConfigError(f"dataset.source={self.source} has no dataset.path", "a path",
-                              "add dataset.path=/folder/data.jsonl")
+            raise ConfigError(
+                f"dataset.source={self.source} has no dataset.path",
+                "a path",
+                "add dataset.path=/folder/data.jsonl",
+            )
         check_at_least("dataset.max_tokens", self.max_tokens, 2)
         if self.num_train_rows is not None:
             check_at_least("dataset.num_train_rows", self.num_train_rows, 1)
@@ -149,8 +168,11 @@ class RecipeConfig:
         check_not_negative("train.weight_decay", self.weight_decay)
         check_not_negative("train.neftune_alpha", self.neftune_alpha)
         if self.num_ranks > 1 and self.distributed == "none":
-            raise ConfigError(f"train.num_ranks={self.num_ranks} with train.distributed=none", "ddp or fsdp",
-                              "add train.distributed=ddp")
+            raise ConfigError(
+                f"train.num_ranks={self.num_ranks} with train.distributed=none",
+                "ddp or fsdp",
+                "add train.distributed=ddp",
+            )
         check_not_negative("train.checkpoint_every_s", self.checkpoint_every_s)
 
 
@@ -183,7 +205,8 @@ class ObjectiveConfig:
     system_weight: float | None = neutral(None, None)  # None: as prompt tokens
     turns: Literal["all", "last"] = neutral("all", "all")  # last: only the last exchange has targets
     normalisation: Literal["nonzero_count", "weight_sum", "completion_count", "sequence_mean"] = neutral(
-        "nonzero_count", "nonzero_count")
+        "nonzero_count", "nonzero_count"
+    )
     kl_weight: float = neutral(0.0, 0.0)  # of the divergence from the untouched model, over the same targets
 
     def __post_init__(self) -> None:
@@ -216,8 +239,11 @@ class TrackingConfig:
     def __post_init__(self) -> None:
         refused = sorted(set(self.project) & set("/\\#?%:"))
         if refused or not 0 < len(self.project) <= 128:
-            raise ConfigError(f"tracking.project={self.project!r} is no name for a W&B project",
-                              "1 to 128 characters, none of / \\ # ? % :", "say tracking.project=my_project")
+            raise ConfigError(
+                f"tracking.project={self.project!r} is no name for a W&B project",
+                "1 to 128 characters, none of / \\ # ? % :",
+                "say tracking.project=my_project",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

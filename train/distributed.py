@@ -82,8 +82,11 @@ def world_of(kind: Literal["none", "ddp", "fsdp"], device: torch.device) -> Iter
         yield World()
         return
     if size == 1:
-        warnings.warn(f"train.distributed={kind} with one rank: the run goes on in this process; "
-                      "train.num_ranks=2 or torchrun would start more", stacklevel=3)
+        warnings.warn(
+            f"train.distributed={kind} with one rank: the run goes on in this process; "
+            "train.num_ranks=2 or torchrun would start more",
+            stacklevel=3,
+        )
         yield World()
         return
     if torch.distributed.is_initialized():

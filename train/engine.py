@@ -54,8 +54,9 @@ class Training:
 
 
 @contextlib.contextmanager
-def prepared(model: nn.Module, split: TokenSplit, config: RunConfig, device: torch.device,
-             world: World) -> Iterator[Training]:
+def prepared(
+    model: nn.Module, split: TokenSplit, config: RunConfig, device: torch.device, world: World
+) -> Iterator[Training]:
     """The model set up for training; afterwards in float32 and with its own attention again."""
     recipe = config.train
     with contextlib.ExitStack() as undo:
@@ -65,8 +66,9 @@ def prepared(model: nn.Module, split: TokenSplit, config: RunConfig, device: tor
         packing, reason = choose_packing(model, recipe, device)
         if packing != "pad":
             undo.enter_context(packed_attention(base_model(model), is_compiled=recipe.compile))
-        varlen = packing != "pad" and choose_varlen(base_model(model).config, device, _compute_type(recipe),
-                                                    recipe.dropout)
+        varlen = packing != "pad" and choose_varlen(
+            base_model(model).config, device, _compute_type(recipe), recipe.dropout
+        )
         # Whatever a checkpoint will change, the reference is what the model is now.
         module = LossModule(model, reference_model(model, config), path, config)
         if world.kind == "fsdp":
@@ -78,9 +80,13 @@ def prepared(model: nn.Module, split: TokenSplit, config: RunConfig, device: tor
         optimizer = make_optimizer(list(parameters.values()), recipe)
         engine = Engine(path, packing, varlen, world)
         stepper = Stepper(module, split, config, device, optimizer, list(parameters.values()), engine)
-        how = {"head": f"{path.name} ({path.reason})", "packing": f"{packing} ({reason})",
-               "attention": "varlen" if varlen else "sdpa", "ranks": world.size,
-               "precision": _precision(recipe)}
+        how = {
+            "head": f"{path.name} ({path.reason})",
+            "packing": f"{packing} ({reason})",
+            "attention": "varlen" if varlen else "sdpa",
+            "ranks": world.size,
+            "precision": _precision(recipe),
+        }
         yield Training(module, stepper, parameters, optimizer, world, how)
 
 
@@ -95,8 +101,11 @@ def choose_packing(model: nn.Module, recipe: RecipeConfig, device: torch.device)
         return "pad", "with dropout, whose masks follow the shape"
     reason = _cannot_pack(model)
     if reason and recipe.packing == "on":
-        raise ConfigError(f"train.packing=on: {reason}", "a model of transformers' attention interface",
-                          "set train.packing=auto")
+        raise ConfigError(
+            f"train.packing=on: {reason}",
+            "a model of transformers' attention interface",
+            "set train.packing=auto",
+        )
     if reason:
         return "pad", reason
     if recipe.packing == "on" or device.type == "cuda":
@@ -120,7 +129,9 @@ def _cannot_pack(model: nn.Module) -> str:
         with packed_attention(inner):
             lengths = [len(row) for row in rows]
             together = decoder(
-                input_ids=torch.cat(rows)[None], use_cache=False, packed=make_layout(lengths, device),
+                input_ids=torch.cat(rows)[None],
+                use_cache=False,
+                packed=make_layout(lengths, device),
                 position_ids=torch.cat([torch.arange(length, device=device) for length in lengths])[None],
             ).last_hidden_state[0]
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError) as error:
@@ -166,8 +177,11 @@ def _bfloat16_weights(model: nn.Module) -> Iterator[None]:
              so that its states are bfloat16 too. At a rate of 2e-5 an update is below half a unit in the last
              place of most weights.
     """
-    print("precision=paper_bf16: weights and optimiser states in bfloat16, as published; "
-          "most updates at small rates round away", flush=True)
+    print(
+        "precision=paper_bf16: weights and optimiser states in bfloat16, as published; "
+        "most updates at small rates round away",
+        flush=True,
+    )
     _cast(model, torch.bfloat16)
     try:
         yield
@@ -187,5 +201,8 @@ def _compute_type(recipe: RecipeConfig) -> torch.dtype:
 
 
 def _precision(recipe: RecipeConfig) -> str:
-    return {"float32": "float32", "bfloat16": "bfloat16 products, float32 master weights",
-            "paper_bf16": "bfloat16 weights and optimiser states"}[recipe.precision]
+    return {
+        "float32": "float32",
+        "bfloat16": "bfloat16 products, float32 master weights",
+        "paper_bf16": "bfloat16 weights and optimiser states",
+    }[recipe.precision]

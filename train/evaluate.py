@@ -20,8 +20,9 @@ _NLL_PADDED_TOKENS = 8192  # held at once while measuring likelihoods
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: TokenData, config: EvalConfig, tokenizer: object,
-             device: torch.device) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, data: TokenData, config: EvalConfig, tokenizer: object, device: torch.device
+) -> dict[str, float]:
     """Every metric of every split but train; see `train.metrics`. A metric without a row is absent, never 0."""
     metrics: dict[str, float] = {}
     for name, split in data.splits.items():
@@ -58,26 +59,38 @@ def _likelihoods(model: nn.Module, split: TokenSplit, device: torch.device) -> d
     return result
 
 
-def _answers(model: nn.Module, split: TokenSplit, config: EvalConfig, tokenizer: object,
-             device: torch.device) -> dict[str, float]:
+def _answers(
+    model: nn.Module, split: TokenSplit, config: EvalConfig, tokenizer: object, device: torch.device
+) -> dict[str, float]:
     """Greedy answers to the rows that carry a verifiable one, and the signs of a broken model beside them."""
     rows = [row for row, check in enumerate(split.checks) if check is not None]
     outputs = generate(model, [_prompt_ids(split, row) for row in rows], config, tokenizer, device)
     texts = tokenizer.batch_decode([tokens for tokens, _ in outputs], skip_special_tokens=True)  # type: ignore[attr-defined]
     checks = [split.checks[row] or {} for row in rows]
     exact = [is_exact_answer(text, check) for text, check in zip(texts, checks, strict=True)]
-    adherence = [met for text, check in zip(texts, checks, strict=True)
-                 if (met := meets_constraint(text, check.get("constraint"))) is not None]
-    result = {"exact_answer": _mean(exact), "empty_output_rate": _mean([not text.strip() for text in texts]),
-              "truncated_output_rate": _mean([not ended for _, ended in outputs]),
-              "mean_output_tokens": _mean([len(tokens) for tokens, _ in outputs])}
+    adherence = [
+        met
+        for text, check in zip(texts, checks, strict=True)
+        if (met := meets_constraint(text, check.get("constraint"))) is not None
+    ]
+    result = {
+        "exact_answer": _mean(exact),
+        "empty_output_rate": _mean([not text.strip() for text in texts]),
+        "truncated_output_rate": _mean([not ended for _, ended in outputs]),
+        "mean_output_tokens": _mean([len(tokens) for tokens, _ in outputs]),
+    }
     if adherence:
         result["constraint_adherence"] = _mean(adherence)
     return result
 
 
-def generate(model: nn.Module, prompts: Sequence[list[int]], config: EvalConfig, tokenizer: object,
-             device: torch.device) -> list[tuple[list[int], bool]]:
+def generate(
+    model: nn.Module,
+    prompts: Sequence[list[int]],
+    config: EvalConfig,
+    tokenizer: object,
+    device: torch.device,
+) -> list[tuple[list[int], bool]]:
     """Greedy continuations, without their end token, and whether each ended by itself.
 
     Prompts of similar length share a batch, padded on the left, so that padding costs little.
@@ -96,8 +109,14 @@ def generate(model: nn.Module, prompts: Sequence[list[int]], config: EvalConfig,
             ids_BT[row, longest - len(prompts[index]) :] = torch.tensor(prompts[index])
             mask_BT[row, longest - len(prompts[index]) :] = 1
         generated: Tensor = model.generate(  # type: ignore[operator]
-            input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device), do_sample=False, use_cache=True,
-            max_new_tokens=config.max_new_tokens, eos_token_id=end_id, pad_token_id=pad_id)
+            input_ids=ids_BT.to(device),
+            attention_mask=mask_BT.to(device),
+            do_sample=False,
+            use_cache=True,
+            max_new_tokens=config.max_new_tokens,
+            eos_token_id=end_id,
+            pad_token_id=pad_id,
+        )
         for row, index in enumerate(chunk):
             tokens = generated[row, longest:].tolist()
             ended = end_id in tokens

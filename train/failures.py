@@ -42,10 +42,17 @@ def failure_from_exception(error: BaseException) -> Failure:
     project = str(Path(__file__).parents[1])
     own = [frame for frame in frames if frame.filename.startswith(project)]
     last = own[-1] if own else frames[-1] if frames else None
-    where = f"{Path(last.filename).relative_to(project) if own else last.filename}:{last.lineno} in {last.name}" \
-        if last else ""
+    where = (
+        f"{Path(last.filename).relative_to(project) if own else last.filename}:{last.lineno} in {last.name}"
+        if last
+        else ""
+    )
     message = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, UserError | NonFiniteLossError):
         message = f"{type(error).__name__}: {message}"
-    return Failure(kind=failure_kind(error), message=scrub(message)[:500], last_frame=where,
-                   traceback=scrub("".join(traceback.format_exception(error))))
+    return Failure(
+        kind=failure_kind(error),
+        message=scrub(message)[:500],
+        last_frame=where,
+        traceback=scrub("".join(traceback.format_exception(error))),
+    )

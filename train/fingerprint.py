@@ -20,8 +20,14 @@ from train.config import RunConfig
 SCIENCE_VERSION = 1
 
 
-def fingerprint(config: RunConfig, *, model_identity: str, dataset_identity: str, parent_fingerprint: str = "",
-                preference_identity: str = "") -> str:
+def fingerprint(
+    config: RunConfig,
+    *,
+    model_identity: str,
+    dataset_identity: str,
+    parent_fingerprint: str = "",
+    preference_identity: str = "",
+) -> str:
     """32 hexadecimal digits naming the experiment.
 
     model_identity, dataset_identity: content hashes or hub commits; see `train.identity`.
@@ -29,8 +35,12 @@ def fingerprint(config: RunConfig, *, model_identity: str, dataset_identity: str
     it starts from, and by the pairs.
     The base model (stage "base") isn't trained, so neither recipe, weights nor seeds enter its name.
     """
-    identity: dict[str, Any] = {"version": SCIENCE_VERSION, "model": model_identity,
-                                "dataset": dataset_identity, "config": identity_tree(config)}
+    identity: dict[str, Any] = {
+        "version": SCIENCE_VERSION,
+        "model": model_identity,
+        "dataset": dataset_identity,
+        "config": identity_tree(config),
+    }
     if config.stage == "dpo":
         identity |= {"parent": parent_fingerprint, "preference": preference_identity}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -88,7 +88,8 @@ def _cannot_split(model: nn.Module) -> str:
         model.train(was_training)
     tolerance = 1e-4 if hidden.dtype == torch.float32 else 3e-2
     is_same = split.shape == known.shape and torch.allclose(
-        split, known, atol=tolerance, rtol=tolerance, equal_nan=True)
+        split, known, atol=tolerance, rtol=tolerance, equal_nan=True
+    )
     return "" if is_same else "decoder and output layer don't give the model's logits"
 
 
@@ -97,8 +98,9 @@ def hidden_states(model: nn.Module, ids_BT: Tensor, extra: Mapping[str, Any]) ->
     return decoder_of(model)(input_ids=ids_BT, use_cache=False, **extra).last_hidden_state.flatten(0, 1)
 
 
-def plain_weighted_nll(logits_NV: Tensor, targets_N: Tensor, coefficients_N: Tensor,
-                       reference: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+def plain_weighted_nll(
+    logits_NV: Tensor, targets_N: Tensor, coefficients_N: Tensor, reference: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """`weighted_linear_nll` from logits; reference: the untouched model's logits (N, V), its coefficients."""
     nll_N = token_nll(logits_NV, targets_N)
     loss, divergence_N = (nll_N * coefficients_N).sum(), torch.zeros_like(nll_N)
@@ -110,6 +112,13 @@ def plain_weighted_nll(logits_NV: Tensor, targets_N: Tensor, coefficients_N: Ten
 
 
 __all__ = [
-    "LossPath", "Reference", "base_model", "choose_path", "decoder_of", "head_of", "hidden_states",
-    "plain_weighted_nll", "weighted_linear_nll",
+    "LossPath",
+    "Reference",
+    "base_model",
+    "choose_path",
+    "decoder_of",
+    "head_of",
+    "hidden_states",
+    "plain_weighted_nll",
+    "weighted_linear_nll",
 ]

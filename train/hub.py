@@ -47,23 +47,34 @@ def check_reachable(identity: str, kind: str, error: type[UserError]) -> None:
         f"or use {kind}.source=local {kind}.path=/folder"
     )
     if _is_offline():
-        raise error(f"{kind}.path={path} is not in the hub cache, and there is no network (HF_HUB_OFFLINE)",
-                    "a network or a filled cache", download)
+        raise error(
+            f"{kind}.path={path} is not in the hub cache, and there is no network (HF_HUB_OFFLINE)",
+            "a network or a filled cache",
+            download,
+        )
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         huggingface_hub.HfApi().auth_check(path, repo_type=kind)
     except GatedRepoError as refused:
-        raise error(f"{kind}.path={path} is gated, and this account may not read it",
-                    "an accepted licence and a token",
-                    f"accept it on the hub's page of {path}, then `hf auth login`") from refused
+        raise error(
+            f"{kind}.path={path} is gated, and this account may not read it",
+            "an accepted licence and a token",
+            f"accept it on the hub's page of {path}, then `hf auth login`",
+        ) from refused
     except RepositoryNotFoundError as missing:
-        raise error(f"{kind}.path={path} is not on the hub, or is private", "organisation/name",
-                    "mend it, or `hf auth login`") from missing
+        raise error(
+            f"{kind}.path={path} is not on the hub, or is private",
+            "organisation/name",
+            "mend it, or `hf auth login`",
+        ) from missing
     except Exception as failure:  # httpx, requests and OS errors alike: no answer
-        raise error(f"{kind}.path={path} is not in the hub cache, and there is no network to the hub",
-                    "a network or a filled cache", download) from failure
+        raise error(
+            f"{kind}.path={path} is not in the hub cache, and there is no network to the hub",
+            "a network or a filled cache",
+            download,
+        ) from failure
 
 
 def _resolve(path: str, revision: str, kind: str) -> str | None:

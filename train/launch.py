@@ -23,8 +23,12 @@ from train.files import read_json, write_json_atomic
 from train.record import RunRecord, record_from_dict, record_to_dict
 from train.tracking_values import Asked
 
-JOB_FILE, RESULT_FILE, STOP_FILE, PROGRESS_FILE = ("ranks_job.json", "ranks_result.json", "ranks_stop",
-                                                   "ranks_progress.json")
+JOB_FILE, RESULT_FILE, STOP_FILE, PROGRESS_FILE = (
+    "ranks_job.json",
+    "ranks_result.json",
+    "ranks_stop",
+    "ranks_progress.json",
+)
 _STARTER = "WEIGHT_SWEEP_STARTER_PID"  # when that process is gone, the ranks save their state and end
 _POLL_S = 0.2
 
@@ -38,10 +42,20 @@ def is_rank() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def launch(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attempt: int,
-           cache_folder: Path | None, model_identity: str, dataset_identity: str,
-           should_stop: Callable[[], bool], on_progress: Callable[[int, int], None],
-           asked: Asked = Asked()) -> RunRecord:  # noqa: B008 - a value
+def launch(
+    config: RunConfig,
+    *,
+    run_id: str,
+    fingerprint: str,
+    folder: Path,
+    attempt: int,
+    cache_folder: Path | None,
+    model_identity: str,
+    dataset_identity: str,
+    should_stop: Callable[[], bool],
+    on_progress: Callable[[int, int], None],
+    asked: Asked = Asked(),
+) -> RunRecord:
     """Train one run on config.train.num_ranks processes of this machine; the record is returned, not written.
 
     Raises   Interrupted after the ranks saved their state; UserError as a rank raised it; RanksFailedError.
@@ -49,10 +63,16 @@ def launch(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, at
     folder.mkdir(parents=True, exist_ok=True)
     for name in (RESULT_FILE, STOP_FILE, PROGRESS_FILE):
         (folder / name).unlink(missing_ok=True)
-    job = {"config": config_to_dict(config), "run_id": run_id, "fingerprint": fingerprint, "attempt": attempt,
-           "cache_folder": None if cache_folder is None else str(cache_folder.absolute()),
-           "model_identity": model_identity, "dataset_identity": dataset_identity,
-           "asked": dataclasses.asdict(asked)}
+    job = {
+        "config": config_to_dict(config),
+        "run_id": run_id,
+        "fingerprint": fingerprint,
+        "attempt": attempt,
+        "cache_folder": None if cache_folder is None else str(cache_folder.absolute()),
+        "model_identity": model_identity,
+        "dataset_identity": dataset_identity,
+        "asked": dataclasses.asdict(asked),
+    }
     write_json_atomic(folder / JOB_FILE, job)
     with _started(config, folder) as process:
         told = 0
@@ -69,10 +89,21 @@ def _started(config: RunConfig, folder: Path) -> Iterator[subprocess.Popen[bytes
     """torchrun with a log beside the run; ended with everything under it if the starter goes."""
     places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
-        "OMP_NUM_THREADS": str(config.train.num_threads), _STARTER: str(os.getpid()),
-        "PYTHONPATH": os.pathsep.join(filter(None, places))}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               str(config.train.num_ranks), "-m", "train.launch", str((folder / JOB_FILE).absolute())]
+        "OMP_NUM_THREADS": str(config.train.num_threads),
+        _STARTER: str(os.getpid()),
+        "PYTHONPATH": os.pathsep.join(filter(None, places)),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(config.train.num_ranks),
+        "-m",
+        "train.launch",
+        str((folder / JOB_FILE).absolute()),
+    ]
     with open(folder / "ranks.log", "ab") as log:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
@@ -109,8 +140,9 @@ def _outcome(folder: Path, exit_code: int) -> RunRecord:
         lines = (folder / "ranks.log").read_text(encoding="utf-8", errors="replace").splitlines()
         own = [line.split("]:")[-1].strip() for line in lines if "Error" in line]
         last = (own or lines or [""])[-1][:300]
-        raise RanksFailedError(f"the ranks ended with exit code {exit_code}: {last}; "
-                               f"see {folder / 'ranks.log'}")
+        raise RanksFailedError(
+            f"the ranks ended with exit code {exit_code}: {last}; see {folder / 'ranks.log'}"
+        )
     raise RanksFailedError(f"the ranks ended with exit code {exit_code}")
 
 
@@ -128,8 +160,9 @@ def main(job_file: Path) -> int:
     except Interrupted as error:
         result = {"interrupted": str(error)}
     except UserError as error:
-        result = {"user_error": {"kind": type(error).__name__,
-                                 "parts": [error.problem, error.expected, error.fix]}}
+        result = {
+            "user_error": {"kind": type(error).__name__, "parts": [error.problem, error.expected, error.fix]}
+        }
     if is_first:
         write_json_atomic(folder / RESULT_FILE, result)
     return 0
@@ -142,11 +175,19 @@ def _first(config: RunConfig, job: Mapping[str, Any], folder: Path) -> RunRecord
     def on_progress(step: int, steps: int) -> None:
         write_json_atomic(folder / PROGRESS_FILE, {"step": step, "steps": steps})
 
-    return run(config, run_id=job["run_id"], fingerprint=job["fingerprint"], folder=folder,
-               attempt=job["attempt"], workbench=Workbench(_cache(job)), model_identity=job["model_identity"],
-               dataset_identity=job["dataset_identity"], should_stop=lambda: _should_stop(folder),
-               on_progress=on_progress,
-               asked=Asked(**job["asked"] | {"aliases": tuple(job["asked"]["aliases"])}))
+    return run(
+        config,
+        run_id=job["run_id"],
+        fingerprint=job["fingerprint"],
+        folder=folder,
+        attempt=job["attempt"],
+        workbench=Workbench(_cache(job)),
+        model_identity=job["model_identity"],
+        dataset_identity=job["dataset_identity"],
+        should_stop=lambda: _should_stop(folder),
+        on_progress=on_progress,
+        asked=Asked(**job["asked"] | {"aliases": tuple(job["asked"]["aliases"])}),
+    )
 
 
 def _should_stop(folder: Path) -> bool:
@@ -176,8 +217,16 @@ def _other(config: RunConfig, job: Mapping[str, Any], folder: Path) -> None:
         model = add_adapters(model, config.train, seed_of(config, "init"))
     hooks = Hooks(lambda: _should_stop(folder), lambda step, steps: None, NullTracker())
     with world_of(config.train.distributed, device) as world, contextlib.suppress(NonFiniteLossError):
-        train_model(model, data.splits["train"], config, fingerprint=job["fingerprint"], folder=folder,
-                    device=device, hooks=hooks, world=world)
+        train_model(
+            model,
+            data.splits["train"],
+            config,
+            fingerprint=job["fingerprint"],
+            folder=folder,
+            device=device,
+            hooks=hooks,
+            world=world,
+        )
 
 
 def _cache(job: Mapping[str, Any]) -> Path | None:

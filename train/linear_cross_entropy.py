@@ -60,9 +60,16 @@ class Reference:
     coefficients_N: Tensor
 
 
-def weighted_linear_nll(hidden_NH: Tensor, head: Head, targets_N: Tensor, coefficients_N: Tensor, *,
-                        reference: Reference | None = None, chunk_rows: int | None = None,
-                        kernel: Kernel | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def weighted_linear_nll(
+    hidden_NH: Tensor,
+    head: Head,
+    targets_N: Tensor,
+    coefficients_N: Tensor,
+    *,
+    reference: Reference | None = None,
+    chunk_rows: int | None = None,
+    kernel: Kernel | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The sum of coefficient * nll, and each target's unweighted nll and divergence beside it.
 
     Shapes   hidden (N, H); targets (N,) int64; coefficients (N,) float32; results (), (N,), (N,) float32.
@@ -74,8 +81,9 @@ def weighted_linear_nll(hidden_NH: Tensor, head: Head, targets_N: Tensor, coeffi
     """
     kind = hidden_NH.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_NH.dtype
-    plan = _Plan(head, reference, chunk_rows or (CUDA_CHUNK if kind == "cuda" else CPU_CHUNK), dtype,
-                 kernel or EAGER)
+    plan = _Plan(
+        head, reference, chunk_rows or (CUDA_CHUNK if kind == "cuda" else CPU_CHUNK), dtype, kernel or EAGER
+    )
     return _WeightedLinearNll.apply(hidden_NH, head.weight_VH, head.bias_V, targets_N, coefficients_N, plan)  # type: ignore[no-any-return]
 
 
@@ -117,8 +125,15 @@ class _Plan:
 
 class _WeightedLinearNll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor,
-                coefficients_N: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        coefficients_N: Tensor,
+        plan: _Plan,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(hidden_NH.device.type, enabled=False):
             chunks = _Chunks(hidden_NH.detach(), weight_VH, bias_V, plan, ctx.needs_input_grad)
             loss, nll_N, divergence_N = chunks.run(targets_N, coefficients_N)
@@ -141,13 +156,22 @@ class _WeightedLinearNll(torch.autograd.Function):
 class _Chunks:
     """The chunks of one call; gradients of the requested inputs are filled as they go by."""
 
-    def __init__(self, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, plan: _Plan,
-                 needs: tuple[bool, ...]) -> None:
+    def __init__(
+        self,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        plan: _Plan,
+        needs: tuple[bool, ...],
+    ) -> None:
         self.plan, self.hidden_NH = plan, hidden_NH
         self.weight_VH, self.bias_V = weight_VH.detach().to(plan.dtype), bias_V
         self.to_hidden_NH = torch.empty_like(hidden_NH) if needs[0] else None
-        self.to_weight_VH = torch.zeros(weight_VH.shape, dtype=_wide(plan.dtype), device=weight_VH.device) \
-            if needs[1] else None
+        self.to_weight_VH = (
+            torch.zeros(weight_VH.shape, dtype=_wide(plan.dtype), device=weight_VH.device)
+            if needs[1]
+            else None
+        )
         self.to_bias_V = torch.zeros_like(bias_V) if bias_V is not None and needs[2] else None
         self.weight_dtype = weight_VH.dtype
 
@@ -158,8 +182,11 @@ class _Chunks:
         logits_CV: Tensor | None = None
         for start in range(0, num, self.plan.chunk_rows):
             part = slice(start, min(start + self.plan.chunk_rows, num))
-            hidden_CH = self.hidden_NH[part].to(self.plan.dtype) * self.plan.head.scale \
-                if self.plan.head.scale != 1.0 else self.hidden_NH[part].to(self.plan.dtype)
+            hidden_CH = (
+                self.hidden_NH[part].to(self.plan.dtype) * self.plan.head.scale
+                if self.plan.head.scale != 1.0
+                else self.hidden_NH[part].to(self.plan.dtype)
+            )
             logits_CV = self._logits(hidden_CH, logits_CV)
             coefficients_C = coefficients_N[part]
             if self.plan.reference is None:
@@ -167,7 +194,8 @@ class _Chunks:
                 self._spread(logits_CV, hidden_CH, part, coefficients_C)
             else:
                 nll_N[part], divergence_N[part] = self._with_reference(
-                    logits_CV, targets_N[part], coefficients_C, part)
+                    logits_CV, targets_N[part], coefficients_C, part
+                )
                 self._spread(logits_CV, hidden_CH, part, None)
         loss = (nll_N * coefficients_N).sum()
         if self.plan.reference is not None:
@@ -184,8 +212,9 @@ class _Chunks:
             logits_CV = logits_CV.to(_wide(logits_CV.dtype))
         return logits_CV if self.bias_V is None else logits_CV.add_(self.bias_V.detach())
 
-    def _spread(self, gradient_CV: Tensor, hidden_CH: Tensor, part: slice,
-                coefficients_C: Tensor | None) -> None:
+    def _spread(
+        self, gradient_CV: Tensor, hidden_CH: Tensor, part: slice, coefficients_C: Tensor | None
+    ) -> None:
         """From d / d logits to hidden states and weight; coefficients go on a product's small side."""
         gradient_CV = gradient_CV.to(self.plan.dtype)
         if self.to_hidden_NH is not None:
@@ -202,8 +231,9 @@ class _Chunks:
             shares_C = torch.ones_like(gradient_CV[:, 0]) if coefficients_C is None else coefficients_C
             self.to_bias_V += (shares_C.to(gradient_CV.dtype) @ gradient_CV).to(self.to_bias_V.dtype)
 
-    def _with_reference(self, logits_CV: Tensor, targets_C: Tensor, coefficients_C: Tensor,
-                        part: slice) -> tuple[Tensor, Tensor]:
+    def _with_reference(
+        self, logits_CV: Tensor, targets_C: Tensor, coefficients_C: Tensor, part: slice
+    ) -> tuple[Tensor, Tensor]:
         """Leaves c d nll + d d KL in place of the logits; d KL(p || r) / d z = p (log p - log r - KL)."""
         reference = self.plan.reference
         assert reference is not None

@@ -32,8 +32,9 @@ if triton is not None and tl is not None:
         return softcap * (1.0 - 2.0 / (tl.exp(2.0 * z / softcap) + 1.0)) if HAS_CAP else z
 
     @triton.jit
-    def _softmax_gradient(logits, stride, targets, nll, size, softcap, HAS_CAP: tl.constexpr,
-                          BLOCK: tl.constexpr):
+    def _softmax_gradient(
+        logits, stride, targets, nll, size, softcap, HAS_CAP: tl.constexpr, BLOCK: tl.constexpr
+    ):
         """One program per row: online maximum and sum, then p - onehot in place of the logits."""
         row = tl.program_id(0).to(tl.int64)
         start = logits + row * stride
@@ -64,8 +65,16 @@ def softmax_gradient_triton(logits_CV: Tensor, targets_C: Tensor, softcap: float
     """As `softmax_gradient_eager`, from logits of any floating type, in place and in that type."""
     nll_C = torch.empty(len(logits_CV), dtype=torch.float32, device=logits_CV.device)
     _softmax_gradient[(len(logits_CV),)](  # type: ignore[name-defined]
-        logits_CV, logits_CV.stride(0), targets_C, nll_C, logits_CV.shape[1], softcap or 1.0,
-        HAS_CAP=softcap is not None, BLOCK=_BLOCK, num_warps=16)
+        logits_CV,
+        logits_CV.stride(0),
+        targets_C,
+        nll_C,
+        logits_CV.shape[1],
+        softcap or 1.0,
+        HAS_CAP=softcap is not None,
+        BLOCK=_BLOCK,
+        num_warps=16,
+    )
     return nll_C
 
 

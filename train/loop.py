@@ -42,8 +42,17 @@ class Hooks:
     tracker: Tracker
 
 
-def train_model(model: nn.Module, split: TokenSplit, config: RunConfig, *, fingerprint: str, folder: Path,
-                device: torch.device, hooks: Hooks, world: World = World()) -> Progress:  # noqa: B008 - a value
+def train_model(
+    model: nn.Module,
+    split: TokenSplit,
+    config: RunConfig,
+    *,
+    fingerprint: str,
+    folder: Path,
+    device: torch.device,
+    hooks: Hooks,
+    world: World = World(),
+) -> Progress:
     """Train in place from the start, or from the folder's checkpoint, to the last step.
 
     Under FSDP only rank 0's model holds the result.
@@ -72,7 +81,8 @@ def train_model(model: nn.Module, split: TokenSplit, config: RunConfig, *, finge
                 is_last = step + 1 == steps  # saved too: dying during the evaluation must not cost it
                 age_s = time.monotonic() - saved
                 is_stopping, is_due = world.agreed(
-                    hooks.should_stop(), is_last or age_s > config.train.checkpoint_every_s)
+                    hooks.should_stop(), is_last or age_s > config.train.checkpoint_every_s
+                )
                 if is_stopping or is_due:
                     events.flush()
                     training.save(folder, fingerprint, progress)
@@ -85,14 +95,23 @@ def train_model(model: nn.Module, split: TokenSplit, config: RunConfig, *, finge
 
 def _after(progress: Progress, result: StepResult, training_s: float) -> Progress:
     return replace(
-        progress, step=progress.step + 1, training_s=training_s, final_train_loss=result.loss,
+        progress,
+        step=progress.step + 1,
+        training_s=training_s,
+        final_train_loss=result.loss,
         num_train_tokens=progress.num_train_tokens + result.num_tokens,
-        num_empty_steps=progress.num_empty_steps + (result.num_targets == 0))
+        num_empty_steps=progress.num_empty_steps + (result.num_targets == 0),
+    )
 
 
 def _event(step: int, result: StepResult) -> dict[str, float]:
-    event = {"step": step, "train_loss": result.loss, **result.nll_by_role,
-             "learning_rate": result.learning_rate, "num_tokens": result.num_tokens}
+    event = {
+        "step": step,
+        "train_loss": result.loss,
+        **result.nll_by_role,
+        "learning_rate": result.learning_rate,
+        "num_tokens": result.num_tokens,
+    }
     return event if result.divergence is None else event | {"train_divergence": result.divergence}
 
 

@@ -58,8 +58,9 @@ def weighted_nll_sum(logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor, weigh
     return (weights_R[roles_N] * nll_N).sum()
 
 
-def active_nll(logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor,
-               weights_R: Tensor) -> tuple[Tensor, Tensor]:
+def active_nll(
+    logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor, weights_R: Tensor
+) -> tuple[Tensor, Tensor]:
     """Unweighted nll and role of each active target; a target of zero weight never reaches the softmax.
 
     Shapes   as `weighted_nll_sum`; results (N,) float32 and (N,) int64, N active targets in reading order.

@@ -38,8 +38,9 @@ _MEASURES = (
 )
 
 METRICS: Mapping[str, Metric] = {
-    f"{split}_{measure.name}": Metric(f"{split}_{measure.name}", measure.unit, measure.better,
-                                      f"{measure.title} ({split})")
+    f"{split}_{measure.name}": Metric(
+        f"{split}_{measure.name}", measure.unit, measure.better, f"{measure.title} ({split})"
+    )
     for split in SPLITS
     for measure in _MEASURES
 }

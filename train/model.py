@@ -28,18 +28,26 @@ def load_model(config: ModelConfig, device: torch.device) -> nn.Module:
     source = str(EMBEDDED_MODEL_FOLDER) if config.source == "embedded" else str(config.path)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source, revision=config.revision or "main", dtype=torch.float32, use_safetensors=True,
+            source,
+            revision=config.revision or "main",
+            dtype=torch.float32,
+            use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
             local_files_only=config.source != "hub",
         )
     except (OSError, ValueError, RuntimeError, KeyError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"model {config.name} can't be loaded from {source}: {reason}",
-                         "a transformers folder with config.json and model.safetensors",
-                         "check model.path") from error
+        raise ModelError(
+            f"model {config.name} can't be loaded from {source}: {reason}",
+            "a transformers folder with config.json and model.safetensors",
+            "check model.path",
+        ) from error
     except Exception as error:  # safetensors raises its own class, which has no public base
-        raise ModelError(f"model {config.name}: the weights in {source} are corrupt ({error})",
-                         "whole safetensors files", "download or copy the checkpoint again") from error
+        raise ModelError(
+            f"model {config.name}: the weights in {source} are corrupt ({error})",
+            "whole safetensors files",
+            "download or copy the checkpoint again",
+        ) from error
     model.config.use_cache = False
     return model.to(device).eval()  # type: ignore[arg-type] - transformers' decorator hides torch's signature
 
@@ -56,9 +64,12 @@ def add_adapters(model: nn.Module, recipe: RecipeConfig, init_seed: int) -> nn.M
 
     targets = recipe.lora_targets
     adapters = peft.LoraConfig(
-        task_type="CAUSAL_LM", r=recipe.lora_rank, lora_alpha=recipe.lora_alpha,
+        task_type="CAUSAL_LM",
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        target_modules=targets if targets == "all-linear" else targets.split(","))
+        target_modules=targets if targets == "all-linear" else targets.split(","),
+    )
     torch.manual_seed(derive_seed("adapters", init_seed))
     with warnings.catch_warnings():  # peft 0.21 asks transformers 5.23 by a name on its way out
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -73,8 +84,15 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def make_optimizer(parameters: list[nn.Parameter], recipe: RecipeConfig) -> torch.optim.Optimizer:
     """The recipe's optimiser; weight decay applies to every parameter, as in the WIT code."""
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=recipe.momentum,
-                               weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(
+            parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon,
-                weight_decay=recipe.weight_decay, fused=True)
+    return kind(
+        parameters,
+        lr=recipe.learning_rate,
+        betas=(recipe.beta1, recipe.beta2),
+        eps=recipe.epsilon,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )

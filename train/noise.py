@@ -28,8 +28,9 @@ def row_noise(alpha: float, length: int, width: int, seed: int, device: torch.de
 
 
 @contextmanager
-def noisy_embeddings(embedding: nn.Module | None, batch: TrainingBatch, alpha: float, seed: int,
-                     step: int) -> Iterator[None]:
+def noisy_embeddings(
+    embedding: nn.Module | None, batch: TrainingBatch, alpha: float, seed: int, step: int
+) -> Iterator[None]:
     """Inside, the embedding's output carries the batch's noise; padding stays clean."""
     if not alpha or embedding is None:
         yield
@@ -38,8 +39,9 @@ def noisy_embeddings(embedding: nn.Module | None, batch: TrainingBatch, alpha: f
     def add_noise(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         noise = torch.zeros_like(output)
         for row, whole_length, index, where in batch.places():
-            whole = row_noise(alpha, whole_length, output.shape[-1], derive_seed("noise", seed, step, row),
-                              output.device)
+            whole = row_noise(
+                alpha, whole_length, output.shape[-1], derive_seed("noise", seed, step, row), output.device
+            )
             noise[index, where] = whole[: where.stop - where.start].to(output.dtype)
         return output + noise
 

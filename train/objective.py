@@ -115,8 +115,10 @@ def check_roles(split: TokenSplit, objective: ObjectiveConfig, template: str) ->
             name = role.name.lower()
             raise TemplateError(
                 f"objective.{name}_weight={weights_R[role]:g}, but model.template={template} marks no {name} "
-                "token in any training row", f"a template that writes {name} tokens",
-                f"set objective.{name}_weight=0 (the same experiment) or another model.template")
+                "token in any training row",
+                f"a template that writes {name} tokens",
+                f"set objective.{name}_weight=0 (the same experiment) or another model.template",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,12 @@ class StepScale:
     num_targets: int
 
 
-def step_scale(counts_MR: NDArray[np.int64], rows: Sequence[int], weights_R: NDArray[np.float64],
-               normalisation: Normalisation) -> StepScale:
+def step_scale(
+    counts_MR: NDArray[np.int64],
+    rows: Sequence[int],
+    weights_R: NDArray[np.float64],
+    normalisation: Normalisation,
+) -> StepScale:
     """The factors of an optimiser step from the role counts of *all* its rows, of every rank.
 
     A step without a counted target has factors and num_targets 0: its loss is zero, and it teaches nothing.
@@ -149,8 +155,10 @@ def step_scale(counts_MR: NDArray[np.int64], rows: Sequence[int], weights_R: NDA
         return StepScale(zeros, zeros, 0)
     if normalisation == "sequence_mean":
         num_rows = int((active_B > 0).sum())
-        by_row = {row: 1.0 / (int(count) * num_rows) if count else 0.0
-                  for row, count in zip(rows, active_B, strict=True)}
+        by_row = {
+            row: 1.0 / (int(count) * num_rows) if count else 0.0
+            for row, count in zip(rows, active_B, strict=True)
+        }
         return StepScale(by_row, by_row, num_targets)
     denominator = {
         "nonzero_count": float(num_targets),

@@ -31,7 +31,8 @@ def overrides_for(config: RunConfig, parent: str = "") -> tuple[str, ...]:
         new = [text for text in overrides_for(config) if re.match(r"(stage|preference|dpo)\b", text)]
         return *new, f"parent={parent}"
     values = {
-        key: _flat(value) if isinstance(value, dict) else value for key, value in config_to_dict(config).items()
+        key: _flat(value) if isinstance(value, dict) else value
+        for key, value in config_to_dict(config).items()
     }
     chosen, differing = [], []
     for group, default in (_DEFAULT_FILES | (_DPO_FILES if config.stage == "dpo" else {})).items():

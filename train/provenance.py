@@ -22,10 +22,20 @@ def git_state() -> dict[str, Any]:
     if snapshot is not None:
         return {key: snapshot[key] for key in ("git_commit", "git_has_changes", "code") if key in snapshot}
     try:
-        commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True,
-                                timeout=10, check=True).stdout.strip()
-        changes = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
-                                 capture_output=True, text=True, timeout=10, check=True).stdout
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"git_commit": commit, "git_has_changes": bool(changes.strip())}
@@ -35,10 +45,19 @@ def environment(device: Any) -> dict[str, Any]:
     """Host, device, versions and commit of this process."""
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"host": socket.gethostname(), "device": f"{device.type}: {name}", "python": platform.python_version(),
-            "num_threads": torch.get_num_threads(), **{package: _version(package) for package in _PACKAGES},
-            **git_state()}
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "host": socket.gethostname(),
+        "device": f"{device.type}: {name}",
+        "python": platform.python_version(),
+        "num_threads": torch.get_num_threads(),
+        **{package: _version(package) for package in _PACKAGES},
+        **git_state(),
+    }
 
 
 def _version(package: str) -> str:

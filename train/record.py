@@ -27,7 +27,9 @@ class RunRecord:
     outcome: Literal["finished", "failed"]
     stage: str
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
-    counts: Mapping[str, int] = field(default_factory=dict[str, int])  # train_response_tokens, unusable_rows.empty, ...
+    counts: Mapping[str, int] = field(
+        default_factory=dict[str, int]
+    )  # train_response_tokens, unusable_rows.empty, ...
     final_train_loss: float | None = None  # weighted, nats per counted token: only comparable within one cell
     num_steps: int = 0
     parameters_sha256: str = ""  # of the trained parameters: equal bytes, equal run

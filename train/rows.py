@@ -168,7 +168,12 @@ def _load_embedded(config: DatasetConfig) -> LoadedRows:
     row_dicts = embedded_row_dicts(config)
     splits = {
         split: tuple(
-            Row(row["id"], tuple(Message(m["role"], m["content"]) for m in row["messages"]), row, row["family"])
+            Row(
+                row["id"],
+                tuple(Message(m["role"], m["content"]) for m in row["messages"]),
+                row,
+                row["family"],
+            )
             for row in rows
         )
         for split, rows in row_dicts.items()

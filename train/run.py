@@ -31,10 +31,21 @@ from train.workbench import Workbench
 __all__ = ["Interrupted", "Workbench", "run"]
 
 
-def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attempt: int, workbench: Workbench,
-        model_identity: str, dataset_identity: str, should_stop: Callable[[], bool],
-        on_progress: Callable[[int, int], None], asked: Asked = Asked(),  # noqa: B008 - a value
-        parent_folder: Path | None = None) -> RunRecord:
+def run(
+    config: RunConfig,
+    *,
+    run_id: str,
+    fingerprint: str,
+    folder: Path,
+    attempt: int,
+    workbench: Workbench,
+    model_identity: str,
+    dataset_identity: str,
+    should_stop: Callable[[], bool],
+    on_progress: Callable[[int, int], None],
+    asked: Asked = Asked(),  # noqa: B008 - a value
+    parent_folder: Path | None = None,
+) -> RunRecord:
     """Train and measure one configuration; the record is returned, not written.
 
     `folder` holds events.jsonl and a checkpoint, from which a second call goes on; whoever writes the record
@@ -46,10 +57,19 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
     Raises   Interrupted (state saved), UserError, or whatever broke.
     """
     if config.train.num_ranks > 1 and config.stage == "sft" and not is_rank():
-        return launch(config, run_id=run_id, fingerprint=fingerprint, folder=folder, attempt=attempt,
-                      cache_folder=workbench.cache_folder, model_identity=model_identity,
-                      dataset_identity=dataset_identity, should_stop=should_stop, on_progress=on_progress,
-                      asked=asked)
+        return launch(
+            config,
+            run_id=run_id,
+            fingerprint=fingerprint,
+            folder=folder,
+            attempt=attempt,
+            cache_folder=workbench.cache_folder,
+            model_identity=model_identity,
+            dataset_identity=dataset_identity,
+            should_stop=should_stop,
+            on_progress=on_progress,
+            asked=asked,
+        )
     setup_started = time.monotonic()
     torch.set_num_threads(config.train.num_threads)
     device = local_device(device_of(config))
@@ -63,8 +83,11 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
     trained = add_adapters(model, config.train, seed_of(config, "init")) if is_adapted else model
     setup_s = time.monotonic() - setup_started
     identities = {"model_identity": model_identity, "dataset_identity": dataset_identity}
-    tracker = start_tracker(config, mirrored_run(config, run_id, fingerprint, identities,
-                                                 git_state().get("git_commit"), asked), folder)
+    tracker = start_tracker(
+        config,
+        mirrored_run(config, run_id, fingerprint, identities, git_state().get("git_commit"), asked),
+        folder,
+    )
     metrics: dict[str, float] = {}
     counts = dict(data.counts)
     failure, progress, evaluation_s = None, Progress(0, 0.0, None), 0.0
@@ -72,26 +95,50 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
         if config.stage == "sft":
             with world_of(config.train.distributed, device) as world:
                 progress = train_model(
-                    trained, data.splits["train"], config, fingerprint=fingerprint, folder=folder,
-                    device=device, hooks=Hooks(should_stop, on_progress, tracker), world=world)
+                    trained,
+                    data.splits["train"],
+                    config,
+                    fingerprint=fingerprint,
+                    folder=folder,
+                    device=device,
+                    hooks=Hooks(should_stop, on_progress, tracker),
+                    world=world,
+                )
         if should_stop():
             raise Interrupted("stopped before its evaluation")
         if parent is not None:
             from train.dpo import tune  # late: it needs TRL only there
 
             load_weights(trained, start)
-            pairs = load_token_pairs(config.preference, config.model, tokenizer,
-                                     context_length=context_length(model))
+            pairs = load_token_pairs(
+                config.preference, config.model, tokenizer, context_length=context_length(model)
+            )
             counts |= pairs.counts
-            progress, metrics = tune(trained, pairs, tokenizer, config, folder=folder, device=device,
-                                     hooks=Hooks(should_stop, on_progress, tracker))
+            progress, metrics = tune(
+                trained,
+                pairs,
+                tokenizer,
+                config,
+                folder=folder,
+                device=device,
+                hooks=Hooks(should_stop, on_progress, tracker),
+            )
         evaluation_started = time.monotonic()
         metrics = metrics | evaluate(trained, data, config.eval, tokenizer, device)
         evaluation_s = time.monotonic() - evaluation_started
         if config.keep != "none":
-            save_weights(trained, tokenizer, config, folder, {
-                "run_id": run_id, "fingerprint": fingerprint, **identities,
-                "parameters_sha256": _parameters_sha256(trained)})
+            save_weights(
+                trained,
+                tokenizer,
+                config,
+                folder,
+                {
+                    "run_id": run_id,
+                    "fingerprint": fingerprint,
+                    **identities,
+                    "parameters_sha256": _parameters_sha256(trained),
+                },
+            )
     except NonFiniteLossError as error:
         failure = failure_from_exception(error)
     except BaseException:
@@ -102,13 +149,28 @@ def run(config: RunConfig, *, run_id: str, fingerprint: str, folder: Path, attem
         if is_adapted:
             trained.unload()  # type: ignore[operator] - gives the shared base model back without adapters
     record = RunRecord(
-        run_id=run_id, fingerprint=fingerprint, outcome="failed" if failure else "finished", stage=config.stage,
-        metrics=metrics, counts={**counts, **{f"unusable_rows.{why}": n for why, n in data.unusable.items()},
-                                 "steps_without_active_tokens": progress.num_empty_steps},
-        final_train_loss=progress.final_train_loss, num_steps=progress.step, parameters_sha256=parameters_sha256,
-        training_s=progress.training_s, evaluation_s=evaluation_s, setup_s=setup_s,
+        run_id=run_id,
+        fingerprint=fingerprint,
+        outcome="failed" if failure else "finished",
+        stage=config.stage,
+        metrics=metrics,
+        counts={
+            **counts,
+            **{f"unusable_rows.{why}": n for why, n in data.unusable.items()},
+            "steps_without_active_tokens": progress.num_empty_steps,
+        },
+        final_train_loss=progress.final_train_loss,
+        num_steps=progress.step,
+        parameters_sha256=parameters_sha256,
+        training_s=progress.training_s,
+        evaluation_s=evaluation_s,
+        setup_s=setup_s,
         tokens_per_s=progress.num_train_tokens / progress.training_s if progress.training_s else None,
-        attempt=attempt, environment=environment(device) | dict(progress.how), finished_at=time.time(), failure=failure)
+        attempt=attempt,
+        environment=environment(device) | dict(progress.how),
+        finished_at=time.time(),
+        failure=failure,
+    )
     return _mirrored(record, tracker)
 
 
@@ -122,7 +184,9 @@ def _parent(config: RunConfig, model_identity: str, folder: Path | None) -> Pare
     if config.stage != "dpo":
         return None
     if folder is None:
-        raise ConfigError("stage=dpo has no parent", "a finished run to start from", "add parent=/folder/of/a/run")
+        raise ConfigError(
+            "stage=dpo has no parent", "a finished run to start from", "add parent=/folder/of/a/run"
+        )
     parent = read_parent(folder)
     check_parent(parent, config, model_identity)
     return parent
@@ -131,8 +195,11 @@ def _parent(config: RunConfig, model_identity: str, folder: Path | None) -> Pare
 def device_of(config: RunConfig) -> torch.device:
     """The device the configuration asks for; auto prefers CUDA."""
     if config.train.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device=cuda, but PyTorch sees no GPU", "a GPU and a PyTorch built for it",
-                          "set train.device=auto")
+        raise ConfigError(
+            "train.device=cuda, but PyTorch sees no GPU",
+            "a GPU and a PyTorch built for it",
+            "set train.device=auto",
+        )
     if config.train.device != "auto":
         return torch.device(config.train.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -33,7 +33,9 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return {
         item.name: config_to_dict(value)
         if dataclasses.is_dataclass(value := getattr(config, item.name))
-        else list(value) if isinstance(value, tuple) else value
+        else list(value)
+        if isinstance(value, tuple)
+        else value
         for item in dataclasses.fields(config)
     }
 
@@ -64,8 +66,11 @@ def build(schema: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     for key in values:
         if key not in hints:
             near = difflib.get_close_matches(str(key), names, n=1)
-            raise ConfigError(f"unknown key {prefix}{key}", f"one of {', '.join(names)}",
-                              f"did you mean {prefix}{near[0]}?" if near else "")
+            raise ConfigError(
+                f"unknown key {prefix}{key}",
+                f"one of {', '.join(names)}",
+                f"did you mean {prefix}{near[0]}?" if near else "",
+            )
     arguments: dict[str, Any] = {}
     for item in dataclasses.fields(schema):
         hint = hints[item.name]
@@ -73,8 +78,9 @@ def build(schema: type, values: Mapping[str, Any], prefix: str = "") -> Any:
             if isinstance(hint, type) and dataclasses.is_dataclass(hint) and item.name not in values:
                 arguments[item.name] = build(hint, {}, f"{prefix}{item.name}.")
             elif item.default is dataclasses.MISSING:
-                raise ConfigError(f"{prefix}{item.name} is not set", _describe(hint),
-                                  f"add {prefix}{item.name}=...")
+                raise ConfigError(
+                    f"{prefix}{item.name} is not set", _describe(hint), f"add {prefix}{item.name}=..."
+                )
         elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
             arguments[item.name] = build(hint, values[item.name], f"{prefix}{item.name}.")
         else:
@@ -120,8 +126,9 @@ def _describe(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join("null" if option is type(None) else _describe(option)
-                           for option in typing.get_args(hint))
+        return " or ".join(
+            "null" if option is type(None) else _describe(option) for option in typing.get_args(hint)
+        )
     if origin is tuple:
         return f"a list of {_describe(typing.get_args(hint)[0])}"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -131,8 +138,9 @@ def _describe(hint: Any) -> str:
 def check_at_least(key: str, value: int, least: int) -> None:
     """The value is `least` or more."""
     if value < least:
-        raise ConfigError(f"{key}={value}", f"a whole number of at least {least}",
-                          f"set {key}={least} or more")
+        raise ConfigError(
+            f"{key}={value}", f"a whole number of at least {least}", f"set {key}={least} or more"
+        )
 
 
 def check_positive(key: str, value: float) -> None:

@@ -9,25 +9,35 @@ import re
 from collections.abc import Mapping
 
 HIDDEN = "[hidden]"
-_WORD = r"(?:api[_-]?key|apikey|access[_-]?key(?:[_-]?id)?|secret|token|passw(?:or)?d|passphrase|pwd|credentials?" \
-        r"|auth(?:orization)?|private[_-]?key|client[_-]?secret|session[_-]?key|signature|cookie)"
+_WORD = (
+    r"(?:api[_-]?key|apikey|access[_-]?key(?:[_-]?id)?|secret|token|passw(?:or)?d|passphrase|pwd|credentials?"
+    r"|auth(?:orization)?|private[_-]?key|client[_-]?secret|session[_-]?key|signature|cookie)"
+)
 _NAME = re.compile(rf"(^|[_\W]){_WORD}($|[_\W])|{_WORD}$|_key$|_pass$|_pat$", re.IGNORECASE)
-_SHAPES = tuple(re.compile(pattern) for pattern in (
-    r"(?<=://)[^\s/@'\"]+(?=@)",  # user:password@host
-    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}\b",
-    r"\b(?:gh[opsur]|github_pat|glpat)[_-][A-Za-z0-9_-]{20,}",
-    r"\bsk-[A-Za-z0-9_-]{20,}", r"\bxox[abprs]-[A-Za-z0-9-]{10,}", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    r"\bAIza[A-Za-z0-9_-]{35}", r"\bwandb_v1_[A-Za-z0-9_]{20,}",
-    r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # JSON web tokens
-    r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])(?=.{0,40}(?:wandb|api))",
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
-))
+_SHAPES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?<=://)[^\s/@'\"]+(?=@)",  # user:password@host
+        r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}\b",
+        r"\b(?:gh[opsur]|github_pat|glpat)[_-][A-Za-z0-9_-]{20,}",
+        r"\bsk-[A-Za-z0-9_-]{20,}",
+        r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
+        r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+        r"\bAIza[A-Za-z0-9_-]{35}",
+        r"\bwandb_v1_[A-Za-z0-9_]{20,}",
+        r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # JSON web tokens
+        r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])(?=.{0,40}(?:wandb|api))",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
+    )
+)
 _BEARER = re.compile(r"(?i)\b(bearer|basic|token)(\s+)[A-Za-z0-9._~+/=-]{8,}")
 _ASSIGNED = re.compile(
     rf"(?i)([\w.-]*{_WORD}(?!s)[\w-]*[\"']?\s*(?:=>|[:=])\s*|--?[\w-]*{_WORD}(?!s)[\w-]*[ =])"
-    r"(\"[^\"]*\"|'[^']*'|(?:bearer|basic|token)\s+[^\s,;&]+|[^\s,;&\"']+)")
+    r"(\"[^\"]*\"|'[^']*'|(?:bearer|basic|token)\s+[^\s,;&]+|[^\s,;&\"']+)"
+)
 _AS_KEY = re.compile(
-    r"(?i)((?:^|[\s({,;&?\"'])[\w.-]*_(?:key|pass|pat)[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)")
+    r"(?i)((?:^|[\s({,;&?\"'])[\w.-]*_(?:key|pass|pat)[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)"
+)
 _SHORTEST = 8  # a value of fewer letters is a word, not a secret
 
 
@@ -44,6 +54,9 @@ def scrub(text: str, environment: Mapping[str, str] = os.environ) -> str:
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:
     """The values of variables whose names say that they are secret, longest first."""
-    found = {value for name, value in environment.items() if _NAME.search(name) and len(value) >= _SHORTEST
-             and "/" not in value[:1]}
+    found = {
+        value
+        for name, value in environment.items()
+        if _NAME.search(name) and len(value) >= _SHORTEST and "/" not in value[:1]
+    }
     return sorted(found, key=len, reverse=True)

@@ -34,8 +34,9 @@ _COMPLETE = "complete.json"  # written last, by rank 0
 
 
 @contextlib.contextmanager
-def sharded(module: LossModule, recipe: RecipeConfig, device: torch.device,
-            world: World) -> Iterator[LossModule]:
+def sharded(
+    module: LossModule, recipe: RecipeConfig, device: torch.device, world: World
+) -> Iterator[LossModule]:
     """A sharded copy of the module, one group per decoder layer; afterwards rank 0's model has its weights.
 
     Exact    Gradients are averaged in float32 (train.step makes it a sum); products run in bfloat16 with
@@ -44,8 +45,11 @@ def sharded(module: LossModule, recipe: RecipeConfig, device: torch.device,
     """
     mesh = init_device_mesh(device.type, (world.size,))
     is_half = recipe.precision == "bfloat16"
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if is_half \
+    policy = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if is_half
         else MixedPrecisionPolicy()
+    )
     copied = copy.deepcopy(module)
     for model in (copied.model, copied.reference):
         for layer in getattr(decoder_of(model), "layers", ()) if model is not None else ():
@@ -65,8 +69,14 @@ def _gather(source: nn.Module, target: nn.Module, world: World) -> None:
                 own[name].copy_(whole)
 
 
-def save_shards(folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter],
-                optimizer: torch.optim.Optimizer, progress: Progress, world: World) -> None:
+def save_shards(
+    folder: Path,
+    fingerprint: str,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    world: World,
+) -> None:
     """Every rank writes its slices; the last word is rank 0's, and only then do older checkpoints go."""
     place = folder / FOLDER_NAME / f"step-{progress.step}"
     if world.rank == 0:
@@ -93,19 +103,24 @@ def save_shards(folder: Path, fingerprint: str, parameters: dict[str, nn.Paramet
                 shutil.rmtree(other, ignore_errors=True)
 
 
-def restore_shards(folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter],
-                   optimizer: torch.optim.Optimizer) -> Progress | None:
+def restore_shards(
+    folder: Path, fingerprint: str, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Progress | None:
     """Continue from the newest whole checkpoint, whatever number of ranks wrote it; None if there is none."""
-    complete = [(values["step"], path.parent, values)
-                for path in (folder / FOLDER_NAME).glob(f"step-*/{_COMPLETE}")
-                if (values := read_json(path)) and values.get("fingerprint") == fingerprint]
+    complete = [
+        (values["step"], path.parent, values)
+        for path in (folder / FOLDER_NAME).glob(f"step-*/{_COMPLETE}")
+        if (values := read_json(path)) and values.get("fingerprint") == fingerprint
+    ]
     if not complete:
         return None
     _, place, values = max(complete, key=lambda item: item[0])
     try:
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(safe_open(place / f"rank-{rank}.safetensors", framework="pt"))
-                     for rank in range(values["num_ranks"])]
+            files = [
+                stack.enter_context(safe_open(place / f"rank-{rank}.safetensors", framework="pt"))
+                for rank in range(values["num_ranks"])
+            ]
             _fill(files, parameters, optimizer)
     except (OSError, SafetensorError, KeyError):
         return None

@@ -73,8 +73,9 @@ class LossModule(nn.Module):
     reference   the untouched model for the divergence; None: not wanted, or the adapters are switched off
     """
 
-    def __init__(self, model: nn.Module, reference: nn.Module | None, path: LossPath,
-                 config: RunConfig) -> None:
+    def __init__(
+        self, model: nn.Module, reference: nn.Module | None, path: LossPath, config: RunConfig
+    ) -> None:
         super().__init__()
         self.model, self.reference, self.path = model, reference, path
         self.wants_divergence = config.objective.kl_weight > 0
@@ -107,8 +108,14 @@ class LossModule(nn.Module):
                 known_head = head_of(untouched)
             assert known_head is not None
             reference = Reference(known_NH, known_head, pulls_N)
-        return weighted_linear_nll(hidden_NH, head, batch.targets_N, batch.coefficients_N,
-                                   reference=reference, kernel=self.path.kernel)
+        return weighted_linear_nll(
+            hidden_NH,
+            head,
+            batch.targets_N,
+            batch.coefficients_N,
+            reference=reference,
+            kernel=self.path.kernel,
+        )
 
     @contextlib.contextmanager
     def _untouched(self) -> Iterator[nn.Module]:
@@ -139,9 +146,16 @@ def _full_logits(model: nn.Module, batch: TrainingBatch, extra: dict[str, Any]) 
 class Stepper:
     """One optimiser step after another; holds what doesn't change between them."""
 
-    def __init__(self, module: nn.Module, split: TokenSplit, config: RunConfig, device: torch.device,
-                 optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter],
-                 engine: Engine) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        split: TokenSplit,
+        config: RunConfig,
+        device: torch.device,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+        engine: Engine,
+    ) -> None:
         self.module, self.config, self.device, self.engine = module, config, device, engine
         self.optimizer, self.parameters = optimizer, list(parameters)
         self.split = with_target_roles(split, config.objective)
@@ -153,8 +167,12 @@ class Stepper:
     def step(self, step: int, steps: int) -> StepResult:
         """Do optimiser step `step` of `steps`. NonFiniteLossError names it and its rows."""
         recipe, world = self.config.train, self.engine.world
-        rows = rows_of_step(step, num_rows=len(self.lengths), batch_size=recipe.batch_size,
-                            data_order_seed=self.data_order_seed)
+        rows = rows_of_step(
+            step,
+            num_rows=len(self.lengths),
+            batch_size=recipe.batch_size,
+            data_order_seed=self.data_order_seed,
+        )
         scale = step_scale(self.counts_MR, rows, self.weights_R, self.config.objective.normalisation)
         shares = share_by_rank([row for row in rows if self.lengths[row]], self.lengths, world.size)
         parts = self._cut(shares[world.rank])
@@ -188,19 +206,38 @@ class Stepper:
             return padded
         real = sum(self.lengths[row] for row in rows)
         held = sum(len(part) * self.lengths[part[0]] for part, _ in padded)
-        return padded if held <= WORTH_PACKING * real else [
-            (part, True) for part in end_to_end_batches(rows, self.lengths, limit)]
+        return (
+            padded
+            if held <= WORTH_PACKING * real
+            else [(part, True) for part in end_to_end_batches(rows, self.lengths, limit)]
+        )
 
     def _batch(self, part: tuple[list[int], bool], scale: Any) -> TrainingBatch:
         rows, is_packed = part
-        return training_batch(self.split, rows, self.lengths, self.weights_R, scale, self.device,
-                              is_packed=is_packed, varlen=self.engine.varlen)
+        return training_batch(
+            self.split,
+            rows,
+            self.lengths,
+            self.weights_R,
+            scale,
+            self.device,
+            is_packed=is_packed,
+            varlen=self.engine.varlen,
+        )
 
     def _idle_batch(self, rows: Sequence[int], scale: Any) -> TrainingBatch:
         """A batch without a target: under FSDP a rank without more rows still takes part in the gathering."""
         shortest = min(rows, key=lambda row: self.lengths[row] or 2**31)
-        return training_batch(self.split, [shortest], [1] * len(self.lengths), self.weights_R * 0, scale,
-                              self.device, is_packed=self.engine.packing == "pack", varlen=self.engine.varlen)
+        return training_batch(
+            self.split,
+            [shortest],
+            [1] * len(self.lengths),
+            self.weights_R * 0,
+            scale,
+            self.device,
+            is_packed=self.engine.packing == "pack",
+            varlen=self.engine.varlen,
+        )
 
     def _update(self, rate: float) -> None:
         self.engine.world.add_gradients(self.parameters)
@@ -213,11 +250,18 @@ class Stepper:
     def _result(self, totals: list[float], num_targets: int, rate: float) -> StepResult:
         loss, divergence, num_tokens = totals[:3]
         nll_sums, counts = totals[3 : 3 + len(Role)], totals[3 + len(Role) :]
-        nll = {f"train_{role.name.lower()}_nll": nll_sums[role] / counts[role]
-               for role in Role if counts[role]}
+        nll = {
+            f"train_{role.name.lower()}_nll": nll_sums[role] / counts[role] for role in Role if counts[role]
+        }
         has_divergence = self.config.objective.kl_weight > 0 and num_targets
-        return StepResult(loss, int(num_tokens), num_targets, rate, nll,
-                          divergence / num_targets if has_divergence else None)
+        return StepResult(
+            loss,
+            int(num_tokens),
+            num_targets,
+            rate,
+            nll,
+            divergence / num_targets if has_divergence else None,
+        )
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.config.train.precision == "bfloat16" and self.engine.world.kind != "fsdp":

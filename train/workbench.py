@@ -40,7 +40,10 @@ class Workbench:
             self._models.clear()
             model = load_model(config.model, device)
             self._check_vocabulary(config, model, self.tokenizer(config, model_identity))
-            self._models[key] = model, {name: value.detach().clone() for name, value in model.named_parameters()}
+            self._models[key] = (
+                model,
+                {name: value.detach().clone() for name, value in model.named_parameters()},
+            )
         model, loaded = self._models[key]
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -53,20 +56,31 @@ class Workbench:
                 module.attention_dropout = config.train.dropout  # type: ignore[assignment]
         return model
 
-    def data(self, config: RunConfig, model: nn.Module, model_identity: str, dataset_identity: str) -> TokenData:
+    def data(
+        self, config: RunConfig, model: nn.Module, model_identity: str, dataset_identity: str
+    ) -> TokenData:
         """The tokenised splits, made once per (data, tokenizer, template, length) and never per weight."""
         key = (model_identity, dataset_identity, repr(config.dataset), repr(config.model))
         if key not in self._data:
             self._data.clear()
             self._data[key] = load_token_data(
-                config.dataset, config.model, self.tokenizer(config, model_identity),
-                context_length=context_length(model), dataset_identity=dataset_identity,
-                model_identity=model_identity, cache_folder=self.cache_folder)
+                config.dataset,
+                config.model,
+                self.tokenizer(config, model_identity),
+                context_length=context_length(model),
+                dataset_identity=dataset_identity,
+                model_identity=model_identity,
+                cache_folder=self.cache_folder,
+            )
         return self._data[key]
 
     @staticmethod
     def _check_vocabulary(config: RunConfig, model: nn.Module, tokenizer: Any) -> None:
         rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
         if len(tokenizer) > rows:
-            raise ModelError(f"model {config.model.name}: its tokenizer has {len(tokenizer)} tokens, its embedding "
-                             f"{rows} rows", "a tokenizer that belongs to the checkpoint", "check model.path")
+            raise ModelError(
+                f"model {config.model.name}: its tokenizer has {len(tokenizer)} tokens, its embedding "
+                f"{rows} rows",
+                "a tokenizer that belongs to the checkpoint",
+                "check model.path",
+            )

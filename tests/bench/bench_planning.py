@@ -22,9 +22,15 @@ from sweep.plan import make_plan
 from train.record import RunRecord
 
 PROJECT = Path(__file__).resolve().parents[2]
-LIMITS_CPU_S = {"help": 0.3, "plan of wit_5x5": 2.0, "plan of 624 cells": 5.0, "plan of 10,008 cells": 60.0,
-                "status of 1,002 planned runs": 1.0,
-                "status of 1,002 finished runs": 1.0, "a second run of them": 3.0}
+LIMITS_CPU_S = {
+    "help": 0.3,
+    "plan of wit_5x5": 2.0,
+    "plan of 624 cells": 5.0,
+    "plan of 10,008 cells": 60.0,
+    "status of 1,002 planned runs": 1.0,
+    "status of 1,002 finished runs": 1.0,
+    "a second run of them": 3.0,
+}
 
 
 def cpu_seconds(*arguments: str) -> float:
@@ -32,7 +38,9 @@ def cpu_seconds(*arguments: str) -> float:
     times = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "sweep", *arguments], cwd=PROJECT, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "sweep", *arguments], cwd=PROJECT, check=True, capture_output=True
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     return round(min(times), 3)
@@ -52,8 +60,17 @@ def finish_every_run(root: str, *arguments: str) -> None:
         if claim is None:
             raise RuntimeError(f"{spec.run_id} could not be claimed")
         metrics = {"validation_exact_answer": 0.5 + 0.001 * spec.config.seed, "test_exact_answer": 0.5}
-        claim.commit(RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="finished",
-                               stage=spec.config.stage, metrics=metrics, training_s=4.0, evaluation_s=2.0))
+        claim.commit(
+            RunRecord(
+                run_id=spec.run_id,
+                fingerprint=spec.fingerprint,
+                outcome="finished",
+                stage=spec.config.stage,
+                metrics=metrics,
+                training_s=4.0,
+                evaluation_s=2.0,
+            )
+        )
 
 
 def main() -> None:
@@ -70,8 +87,13 @@ def main() -> None:
         cpu_seconds("+grid=wit_5x5", seeds(77), root)  # makes the report
         measured["status of 1,002 finished runs"] = cpu_seconds("+grid=wit_5x5", "status", seeds(77), root)
         measured["a second run of them"] = cpu_seconds("+grid=wit_5x5", seeds(77), root)
-    result = {"cpu_s": measured, "limits_cpu_s": LIMITS_CPU_S, "python": platform.python_version(),
-              "machine": f"{platform.machine()}, {os.cpu_count()} cores", "date": datetime.date.today().isoformat()}
+    result = {
+        "cpu_s": measured,
+        "limits_cpu_s": LIMITS_CPU_S,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.date.today().isoformat(),
+    }
     path = PROJECT / "tests" / "bench" / "results" / f"planning_{platform.machine()}_{result['date']}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

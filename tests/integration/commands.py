@@ -8,9 +8,16 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def run_command(module: str, *arguments: str, cwd: Path = PROJECT, timeout_s: float = 900,
-                **variables: str) -> subprocess.CompletedProcess[str]:
+def run_command(
+    module: str, *arguments: str, cwd: Path = PROJECT, timeout_s: float = 900, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """`python -m module arguments`, its output captured."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **variables}
-    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=cwd, env=environment, text=True,
-                          capture_output=True, timeout=timeout_s)
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=timeout_s,
+    )

@@ -20,24 +20,28 @@ def write(name: str, content: str):
         path = folder / name
         path.write_text(content)
         return path
+
     return make
 
 
 def copy_of_model(change):
     """The embedded checkpoint with something wrong about it."""
+
     def make(folder):
         from commands import PROJECT
 
         model = shutil.copytree(PROJECT / "train" / "embedded" / "model", folder / "model")
         change(model)
         return model
+
     return make
 
 
 def without_eos(model):
     path = model / "tokenizer_config.json"
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items()
-                                if key != "eos_token"}))
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "eos_token"})
+    )
     for name in ("special_tokens_map.json",):
         (model / name).unlink(missing_ok=True)
     config = json.loads((model / "config.json").read_text())
@@ -69,19 +73,34 @@ CASES = {
     "nan weight": ([GRID, "grid.cells={product:{prompt_weight:[nan],response_weight:[1]}}"], None, "nan"),
     "the corner": ([GRID, "grid.cells={product:{prompt_weight:[0],response_weight:[0,1]}}"], None, "exclude"),
     "empty grid": ([GRID, "grid.seeds=[]"], None, "seed"),
-    "nothing left": ([GRID, "grid.cells={product:{prompt_weight:[0],response_weight:[1]},only:[{prompt_weight:5}]}"],
-                     None, "no cells"),
+    "nothing left": (
+        [GRID, "grid.cells={product:{prompt_weight:[0],response_weight:[1]},only:[{prompt_weight:5}]}"],
+        None,
+        "no cells",
+    ),
     "dataset path missing": ([GRID, "dataset=local", "dataset.path=nowhere.jsonl"], None, "nowhere.jsonl"),
     "dataset without path": ([GRID, "dataset=local"], None, "dataset.path"),
     "empty file": ([GRID, *LOCAL_DATA], write("rows.jsonl", ""), "empty"),
     "broken json line": ([GRID, *LOCAL_DATA], write("rows.jsonl", json.dumps(ROW) + "\n{broken\n"), "line 2"),
     "broken json": ([GRID, *LOCAL_DATA], write("rows.json", "[\n" + json.dumps(ROW) + ",\n{]"), "line 3"),
-    "no responses": ([GRID, *LOCAL_DATA], write("rows.jsonl", json.dumps({"prompt": "what?"}) + "\n"), "response"),
+    "no responses": (
+        [GRID, *LOCAL_DATA],
+        write("rows.jsonl", json.dumps({"prompt": "what?"}) + "\n"),
+        "response",
+    ),
     "unknown suffix": ([GRID, *LOCAL_DATA], write("rows.docx", "x"), ".docx"),
     "model path missing": ([GRID, "model=local", "model.path=nowhere"], None, "nowhere"),
     "tokenizer without eos": ([GRID, "model=local", "model.path={path}"], copy_of_model(without_eos), "eos"),
-    "truncated checkpoint": ([GRID, "model=local", "model.path={path}"], copy_of_model(truncate_weights), "model.safetensors"),
-    "scrambled checkpoint": ([GRID, "model=local", "model.path={path}"], copy_of_model(scramble_header), "model.safetensors"),
+    "truncated checkpoint": (
+        [GRID, "model=local", "model.path={path}"],
+        copy_of_model(truncate_weights),
+        "model.safetensors",
+    ),
+    "scrambled checkpoint": (
+        [GRID, "model=local", "model.path={path}"],
+        copy_of_model(scramble_header),
+        "model.safetensors",
+    ),
     "hub without network": ([GRID, "model=llama_3_2_1b"], None, "network"),
     "hub dataset without network": ([GRID, "dataset=alpaca_cleaned"], None, "network"),
 }
@@ -93,7 +112,9 @@ def test_a_mistake_is_one_line_and_starts_nothing(tmp_path, name):
     path = make(tmp_path) if make else None
     root = tmp_path / "root"
     arguments = [argument.format(path=path) if "{path}" in argument else argument for argument in arguments]
-    result = run_command("sweep", *arguments, f"root={root}", HF_HOME=str(tmp_path / "hub"), HF_HUB_OFFLINE="1")
+    result = run_command(
+        "sweep", *arguments, f"root={root}", HF_HOME=str(tmp_path / "hub"), HF_HUB_OFFLINE="1"
+    )
     assert result.returncode == 2, result.stdout + result.stderr
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
@@ -114,7 +135,9 @@ def test_a_compressed_file_that_is_cut_short(tmp_path):
 def test_a_full_disk_is_found_before_anything_starts(tmp_path):
     folder = tmp_path / "full"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
         (folder / "ballast").write_bytes(b"x" * 60_000)
@@ -130,7 +153,9 @@ def test_a_read_only_folder_is_found_before_anything_starts(tmp_path):
     folder = tmp_path / "fixed"
     folder.mkdir()
     if os.geteuid() == 0:  # root writes through permissions: a read-only mount is the real thing
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True).returncode:
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True
+        ).returncode:
             pytest.skip("mounting a read-only file system is not allowed here")
     else:
         folder.chmod(0o500)

@@ -25,14 +25,22 @@ def sweep(tmp_path_factory):
     """A root with a finished sweep, what the interrupted and the second command printed."""
     root = tmp_path_factory.mktemp("sweep") / "root"
     command = [sys.executable, "-m", "sweep", GRID, f"root={root}", "launcher.slots=1"]
-    process = subprocess.Popen(command, cwd=PROJECT, text=True, start_new_session=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command,
+        cwd=PROJECT,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         plan = SweepFolder(root, "smoke_2x2").plan()
         states = Ledger(root).statuses(spec.fingerprint for spec in plan.runs) if plan else {}
-        if any(state.heartbeat and state.heartbeat.step > 3 and state.status is Status.RUNNING
-               for state in states.values()):
+        if any(
+            state.heartbeat and state.heartbeat.step > 3 and state.status is Status.RUNNING
+            for state in states.values()
+        ):
             break
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: everything in the foreground hears it
@@ -69,8 +77,11 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_as_a_request(tmp_path):
     paths = os.pathsep.join([str(PROJECT), str(script.parent)])
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(sys.executable, [sys.executable, str(script), str(tmp_path), "30"],
-                  {**os.environ, "PYTHONPATH": paths, "TERM": "xterm", "COLUMNS": "100"})
+        os.execve(
+            sys.executable,
+            [sys.executable, str(script), str(tmp_path), "30"],
+            {**os.environ, "PYTHONPATH": paths, "TERM": "xterm", "COLUMNS": "100"},
+        )
     output, is_sent, deadline = b"", False, time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
@@ -167,8 +178,11 @@ def test_a_rerun_is_identical(sweep):
 def test_a_rerun_that_differs_is_told(sweep, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(sweep[0], root, symlinks=True)
-    (path,) = [Ledger(root).folder(spec.fingerprint) / "record.json"
-               for spec in SweepFolder(root, "smoke_2x2").plan().runs if "base" in spec.run_id]
+    (path,) = [
+        Ledger(root).folder(spec.fingerprint) / "record.json"
+        for spec in SweepFolder(root, "smoke_2x2").plan().runs
+        if "base" in spec.run_id
+    ]
     text = path.read_text()
     path.write_text(text.replace('"validation_response_nll": ', '"validation_response_nll": 1'))
     again = ask(root, "rerun", "base")
@@ -186,8 +200,9 @@ def test_there_is_nothing_to_cancel_or_retry(sweep):
 def test_cancel_stops_a_sweep_that_runs_elsewhere(tmp_path):
     root = tmp_path / "root"
     command = [sys.executable, "-m", "sweep", GRID, f"root={root}", "launcher.slots=1"]
-    process = subprocess.Popen(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     deadline = time.monotonic() + 120
     while not list(root.glob(".runs/*/attempts/*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -219,9 +234,12 @@ def test_a_full_pipe_is_no_error(sweep):
 @pytest.mark.parametrize("words", [["--help"], [GRID, "plan"], [GRID, "status"]])
 def test_looking_loads_nothing_heavy(words, tmp_path):
     heavy = {"torch", "pandas", "wandb", "transformers", "scipy", "matplotlib", "submitit"}
-    code = ("import sys; sys.argv = ['sweep', *sys.argv[1:]]; from sweep.__main__ import main; main()\n"
-            f"print('heavy:', sorted({heavy!r} & set(sys.modules)))")
+    code = (
+        "import sys; sys.argv = ['sweep', *sys.argv[1:]]; from sweep.__main__ import main; main()\n"
+        f"print('heavy:', sorted({heavy!r} & set(sys.modules)))"
+    )
     where = [] if words == ["--help"] else [f"root={tmp_path}"]
-    done = subprocess.run([sys.executable, "-c", code, *words, *where], cwd=PROJECT, capture_output=True,
-                          text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, *where], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.endswith("heavy: []\n")

@@ -81,8 +81,15 @@ class Storm:
 
     def _start(self) -> subprocess.Popen:
         with open(self.root.parent / "output.txt", "ab") as output:
-            return subprocess.Popen(self.command, cwd=PROJECT, env=ENVIRONMENT, stdout=output, stderr=output,
-                                    stdin=subprocess.DEVNULL, start_new_session=True)
+            return subprocess.Popen(
+                self.command,
+                cwd=PROJECT,
+                env=ENVIRONMENT,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
 
 def _parent(pid: int) -> int:
@@ -96,16 +103,25 @@ def _parent(pid: int) -> int:
 
 
 def finish(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=PROJECT, env=ENVIRONMENT, capture_output=True, text=True,
-                          timeout=timeout_s, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command,
+        cwd=PROJECT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def results(root: Path) -> dict[str, tuple]:
     """What every finished run below a root found."""
     ledger = Ledger(root)
     records = ledger.records(path.name for path in ledger.runs.iterdir())
-    return {name: (record.parameters_sha256, dict(record.metrics), record.num_steps)
-            for name, record in records.items()}
+    return {
+        name: (record.parameters_sha256, dict(record.metrics), record.num_steps)
+        for name, record in records.items()
+    }
 
 
 def assert_no_attempt_after_the_record(root: Path) -> None:
@@ -144,8 +160,10 @@ def test_thirty_kills_lose_nothing_and_repeat_nothing(tmp_path, seed):
 
 
 # A small real sweep by default. By hand: REAL_KILLS=30 REAL_SWEEP="+grid=wit_5x5 grid.seeds=[0]".
-SMALL = ("+grid=smoke_2x2 dataset.num_train_rows=128 dataset.num_validation_rows=32 dataset.num_test_rows=32 "
-         "dataset.num_robustness_rows=0")
+SMALL = (
+    "+grid=smoke_2x2 dataset.num_train_rows=128 dataset.num_validation_rows=32 dataset.num_test_rows=32 "
+    "dataset.num_robustness_rows=0"
+)
 
 
 def test_kills_do_not_change_the_real_experiment(tmp_path):

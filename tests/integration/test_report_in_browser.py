@@ -9,8 +9,14 @@ from commands import run_command
 
 pytestmark = pytest.mark.integration
 
-SMALL = ("dataset.num_train_rows=32", "dataset.num_validation_rows=16", "dataset.num_test_rows=16",
-         "dataset.num_robustness_rows=0", "train.epochs=1", "eval.max_new_tokens=4")
+SMALL = (
+    "dataset.num_train_rows=32",
+    "dataset.num_validation_rows=16",
+    "dataset.num_test_rows=16",
+    "dataset.num_robustness_rows=0",
+    "train.epochs=1",
+    "eval.max_new_tokens=4",
+)
 
 
 def browser() -> str:
@@ -25,9 +31,25 @@ def browser() -> str:
 
 def render(path, tmp_path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-quic", f"--user-data-dir={tmp_path / 'profile'}",
-         "--enable-logging=stderr", *options, path.as_uri()], capture_output=True, text=True, timeout=120)
+        [
+            browser(),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-quic",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--enable-logging=stderr",
+            *options,
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_the_report_renders_whole_and_alone(tmp_path):
@@ -37,7 +59,7 @@ def test_the_report_renders_whole_and_alone(tmp_path):
     page = tmp_path / "smoke_2x2" / "report" / "report.html"
     source = page.read_text(encoding="utf-8")
     assert len(source) < 2_000_000
-    for forbidden in ("http://", "src=\"https://", "@import", "<script src"):
+    for forbidden in ("http://", 'src="https://', "@import", "<script src"):
         assert forbidden not in source.replace("http://www.w3.org", ""), forbidden
     dumped = render(page, tmp_path, "--dump-dom", "--virtual-time-budget=2000")
     assert "exact answers" in dumped.stdout

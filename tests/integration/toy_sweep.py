@@ -16,10 +16,16 @@ from train.fingerprint import fingerprint
 def toy_config(seed: int, prompt_weight: float = 1.0, learning_rate: float = 1e-3) -> RunConfig:
     """A complete configuration of a run that the toy trainer can train."""
     source = {"name": "toy", "source": "embedded"}
-    return run_config_from_dict({
-        "model": source, "dataset": source, "seed": seed,
-        "train": {"learning_rate": learning_rate, "device": "cpu"},
-        "objective": {"prompt_weight": prompt_weight, "response_weight": 1.0}, "tracking": {}})
+    return run_config_from_dict(
+        {
+            "model": source,
+            "dataset": source,
+            "seed": seed,
+            "train": {"learning_rate": learning_rate, "device": "cpu"},
+            "objective": {"prompt_weight": prompt_weight, "response_weight": 1.0},
+            "tracking": {},
+        }
+    )
 
 
 def toy_plan(num_runs: int, learning_rate: float = 1e-3) -> Plan:

@@ -27,8 +27,14 @@ def make_trainer(root: str) -> RunOne:
     return train
 
 
-def train(spec: RunSpec, *, folder: Path, attempt: int, should_stop: Callable[[], bool],
-          on_progress: Callable[[int, int], None]) -> RunRecord:
+def train(
+    spec: RunSpec,
+    *,
+    folder: Path,
+    attempt: int,
+    should_stop: Callable[[], bool],
+    on_progress: Callable[[int, int], None],
+) -> RunRecord:
     """Twenty steps, a checkpoint after each."""
     state = read_json(folder / "checkpoint" / "state.json") or {"step": 0, "chain": spec.fingerprint}
     step, chain = state["step"], state["chain"]
@@ -46,7 +52,15 @@ def train(spec: RunSpec, *, folder: Path, attempt: int, should_stop: Callable[[]
         write_json_atomic(folder / "checkpoint" / "state.json", {"step": step, "chain": chain})
         if should_stop():
             raise GivenBack(f"after step {step}")
-    return RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="finished",
-                     stage=spec.config.stage, metrics={"validation_response_nll": int(chain[:8], 16) / 2**32},
-                     num_steps=NUM_STEPS, parameters_sha256=chain, training_s=NUM_STEPS * STEP_S,
-                     attempt=attempt, finished_at=time.time())
+    return RunRecord(
+        run_id=spec.run_id,
+        fingerprint=spec.fingerprint,
+        outcome="finished",
+        stage=spec.config.stage,
+        metrics={"validation_response_nll": int(chain[:8], 16) / 2**32},
+        num_steps=NUM_STEPS,
+        parameters_sha256=chain,
+        training_s=NUM_STEPS * STEP_S,
+        attempt=attempt,
+        finished_at=time.time(),
+    )

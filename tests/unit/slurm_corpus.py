@@ -3,60 +3,109 @@
 _TRACE = 'Traceback (most recent call last):\n  File "train/loop.py", line 88, in train_model\n'
 CORPUS = [
     # real: a step killed for its memory leaves the job FAILED
-    ("host_oom", "FAILED", "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=12.0. Some of the "
-                           "step tasks "
-                           "have been OOM Killed."),
-    ("host_oom", "FAILED", "slurmstepd: error: StepId=31.0 exceeded memory limit (464494592 > "
-                           "314572800), being killed"),
-    ("host_oom", "OUT_OF_MEMORY", "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch. Some "
-                                  "of the step "
-                                  "tasks have been OOM Killed."),
+    (
+        "host_oom",
+        "FAILED",
+        "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=12.0. Some of the "
+        "step tasks "
+        "have been OOM Killed.",
+    ),
+    (
+        "host_oom",
+        "FAILED",
+        "slurmstepd: error: StepId=31.0 exceeded memory limit (464494592 > 314572800), being killed",
+    ),
+    (
+        "host_oom",
+        "OUT_OF_MEMORY",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch. Some "
+        "of the step "
+        "tasks have been OOM Killed.",
+    ),
     ("host_oom", "FAILED", "srun: error: c1: task 0: Out Of Memory"),
     ("host_oom", "FAILED", _TRACE + "MemoryError"),
-    ("host_oom", "FAILED", _TRACE + "RuntimeError: [enforce fail at alloc_cpu.cpp:118] err == 0. "
-                                    "DefaultCPUAllocator: "
-                                    "not enough memory: you tried to allocate 4096 bytes."),
+    (
+        "host_oom",
+        "FAILED",
+        _TRACE + "RuntimeError: [enforce fail at alloc_cpu.cpp:118] err == 0. "
+        "DefaultCPUAllocator: "
+        "not enough memory: you tried to allocate 4096 bytes.",
+    ),
     ("host_oom", "FAILED", "OSError: [Errno 12] Cannot allocate memory"),
     ("host_oom", "FAILED", "terminate called after throwing an instance of 'std::bad_alloc'"),
-    ("host_oom", "FAILED", "slurmstepd: error: Job 88 exceeded memory limit (9000000 > 8000000), being "
-                           "killed"),
+    (
+        "host_oom",
+        "FAILED",
+        "slurmstepd: error: Job 88 exceeded memory limit (9000000 > 8000000), being killed",
+    ),
     ("host_oom", "FAILED", "slurmstepd: error: Step 99.0 exceeded memory limit (123 > 100), being killed"),
-    ("cuda_oom", "FAILED", _TRACE + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 "
-                                    "GiB. GPU 0 has "
-                                    "a total capacity of 79.11 GiB of which 1.12 GiB is free."),
-    ("cuda_oom", "FAILED", _TRACE + "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate "
-                                    "20.00 MiB"),
+    (
+        "cuda_oom",
+        "FAILED",
+        _TRACE + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 "
+        "GiB. GPU 0 has "
+        "a total capacity of 79.11 GiB of which 1.12 GiB is free.",
+    ),
+    (
+        "cuda_oom",
+        "FAILED",
+        _TRACE + "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB",
+    ),
     ("cuda_oom", "FAILED", _TRACE + "RuntimeError: CUDA error: out of memory"),
-    ("cuda_oom", "FAILED", _TRACE + "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling "
-                                    "`cublasCreate(handle)`"),
+    (
+        "cuda_oom",
+        "FAILED",
+        _TRACE + "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ),
     ("cuda_oom", "FAILED", "OutOfMemoryError: CUDA out of memory."),
     ("cuda_oom", "CANCELLED by 1000", _TRACE + "torch.OutOfMemoryError: CUDA out of memory."),
     ("disk_full", "FAILED", _TRACE + "OSError: [Errno 28] No space left on device"),
     ("disk_full", "FAILED", _TRACE + "OSError: [Errno 122] Disk quota exceeded: 'checkpoint'"),
-    ("disk_full", "FAILED", "safetensors_rust.SafetensorError: Error while serializing: I/O error: No "
-                            "space left on "
-                            "device (os error 28)"),
+    (
+        "disk_full",
+        "FAILED",
+        "safetensors_rust.SafetensorError: Error while serializing: I/O error: No "
+        "space left on "
+        "device (os error 28)",
+    ),
     ("disk_full", "FAILED", "cp: error writing '/tmp/x': No space left on device"),
     ("disk_full", "FAILED", "slurmstepd: error: write: No space left on device"),
     ("disk_full", "FAILED", "wandb: ERROR Disk quota exceeded"),
     ("disk_full", "COMPLETED", "OSError: [Errno 28] No space left on device; embedded-p1 can be continued"),
     ("node_fail", "NODE_FAIL", ""),
     ("node_fail", "BOOT_FAIL", ""),
-    ("node_fail", "NODE_FAIL", "slurmstepd: error: *** JOB 76 ON c2 CANCELLED AT 2026-11-20T15:00:01 "
-                               "DUE TO NODE "
-                               "FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***"),
-    ("node_fail", "CANCELLED", "slurmstepd: error: *** JOB 76 ON c2 CANCELLED AT 2026-11-20T15:00:01 "
-                               "DUE TO NODE "
-                               "FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***"),
+    (
+        "node_fail",
+        "NODE_FAIL",
+        "slurmstepd: error: *** JOB 76 ON c2 CANCELLED AT 2026-11-20T15:00:01 "
+        "DUE TO NODE "
+        "FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***",
+    ),
+    (
+        "node_fail",
+        "CANCELLED",
+        "slurmstepd: error: *** JOB 76 ON c2 CANCELLED AT 2026-11-20T15:00:01 "
+        "DUE TO NODE "
+        "FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***",
+    ),
     ("node_fail", "FAILED", _TRACE + "RuntimeError: CUDA error: uncorrectable ECC error encountered"),
-    ("node_fail", "FAILED", "[rank0]: torch.distributed.DistBackendError: NCCL error in: "
-                            "ProcessGroupNCCL.cpp:1970, "
-                            "unhandled system error, NCCL version 2.21.5 ncclSystemError"),
-    ("node_fail", "FAILED", "node17:123:456 [0] misc/socket.cc:50 NCCL WARN socketProgress: Connection "
-                            "closed by "
-                            "remote peer"),
-    ("node_fail", "FAILED", "ncclRemoteError: A call failed possibly due to a network error or a remote "
-                            "process exiting"),
+    (
+        "node_fail",
+        "FAILED",
+        "[rank0]: torch.distributed.DistBackendError: NCCL error in: "
+        "ProcessGroupNCCL.cpp:1970, "
+        "unhandled system error, NCCL version 2.21.5 ncclSystemError",
+    ),
+    (
+        "node_fail",
+        "FAILED",
+        "node17:123:456 [0] misc/socket.cc:50 NCCL WARN socketProgress: Connection closed by remote peer",
+    ),
+    (
+        "node_fail",
+        "FAILED",
+        "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting",
+    ),
     ("node_fail", "FAILED", "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."),
     ("node_fail", "FAILED", "RuntimeError: No CUDA-capable device is detected"),
     ("node_fail", "FAILED", "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable"),
@@ -64,36 +113,58 @@ CORPUS = [
     ("node_fail", "FAILED", "OSError: [Errno 5] Input/output error"),
     ("node_fail", "FAILED", "srun: error: Node failure on node17"),
     ("node_fail", "FAILED", "slurmstepd: error: Communication connection failure"),
-    ("node_fail", "FAILED", "RuntimeError: CUDA driver initialization failed, you might not have a CUDA "
-                            "gpu."),
+    (
+        "node_fail",
+        "FAILED",
+        "RuntimeError: CUDA driver initialization failed, you might not have a CUDA gpu.",
+    ),
     ("node_fail", "FAILED", "Xid 63: row remapping failure"),
     # real: what SLURM writes into a job's output when it preempts
     ("preempted", "PREEMPTED", ""),
-    ("preempted", "PENDING", "slurmstepd: error: *** STEP 12.0 ON c1 CANCELLED AT 2026-11-20T15:08:00 DUE TO "
-                             "PREEMPTION ***"),
-    ("preempted", "CANCELLED", "slurmstepd: error: *** JOB 12 ON c1 CANCELLED AT 2026-11-20T15:08:00 DUE TO "
-                               "PREEMPTION ***"),
+    (
+        "preempted",
+        "PENDING",
+        "slurmstepd: error: *** STEP 12.0 ON c1 CANCELLED AT 2026-11-20T15:08:00 DUE TO PREEMPTION ***",
+    ),
+    (
+        "preempted",
+        "CANCELLED",
+        "slurmstepd: error: *** JOB 12 ON c1 CANCELLED AT 2026-11-20T15:08:00 DUE TO PREEMPTION ***",
+    ),
     ("preempted", "FAILED", "srun: error: step 12.0 was preempted"),
     ("timeout", "TIMEOUT", ""),
     ("timeout", "DEADLINE", ""),
-    ("timeout", "FAILED", "slurmstepd: error: *** JOB 14 ON g1 CANCELLED AT 2026-11-20T15:12:00 DUE TO "
-                          "TIME LIMIT ***"),
-    ("timeout", "CANCELLED", "slurmstepd: error: *** STEP 14.0 ON g1 CANCELLED AT 2026-11-20T15:12:00 "
-                             "DUE TO TIME "
-                             "LIMIT ***"),
+    (
+        "timeout",
+        "FAILED",
+        "slurmstepd: error: *** JOB 14 ON g1 CANCELLED AT 2026-11-20T15:12:00 DUE TO TIME LIMIT ***",
+    ),
+    (
+        "timeout",
+        "CANCELLED",
+        "slurmstepd: error: *** STEP 14.0 ON g1 CANCELLED AT 2026-11-20T15:12:00 DUE TO TIME LIMIT ***",
+    ),
     ("timeout", "FAILED", "srun: Force Terminated job 14\nsrun: error: time limit exhausted for StepId=14.0"),
     ("cancelled", "CANCELLED by 1000", ""),
     ("cancelled", "CANCELLED", "srun: Job step aborted: Waiting up to 32 seconds for job step to finish."),
     # real
-    ("cancelled", "CANCELLED", "slurmstepd: error: *** STEP 19.0 ON c1 CANCELLED AT 2026-11-20T15:10:00 "
-                               "***\nsrun: Job "
-                               "step aborted: Waiting up to 7 seconds for job step to finish."),
+    (
+        "cancelled",
+        "CANCELLED",
+        "slurmstepd: error: *** STEP 19.0 ON c1 CANCELLED AT 2026-11-20T15:10:00 "
+        "***\nsrun: Job "
+        "step aborted: Waiting up to 7 seconds for job step to finish.",
+    ),
     ("nan_loss", "FAILED", "train.failures.NonFiniteLossError: the loss of step 12 is not finite; rows a, b"),
     ("nan_loss", "COMPLETED", "failed embedded-p1: nan_loss: the loss of step 3 is not finite; rows x"),
     # real: a configuration error in the worker's own first lines
-    ("code", "FAILED", _TRACE + "train.errors.ConfigError: launcher.signal_delay_s=120 leaves no "
-                                "time\nsrun: error: c1: "
-                                "task 0: Exited with exit code 1"),
+    (
+        "code",
+        "FAILED",
+        _TRACE + "train.errors.ConfigError: launcher.signal_delay_s=120 leaves no "
+        "time\nsrun: error: c1: "
+        "task 0: Exited with exit code 1",
+    ),
     ("code", "FAILED", _TRACE + "ValueError: a learning rate too small for a toy"),
     ("code", "FAILED", _TRACE + "ModuleNotFoundError: No module named 'torch'"),
     ("code", "FAILED", _TRACE + "KeyError: 'input_ids'"),

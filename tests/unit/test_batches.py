@@ -14,8 +14,11 @@ from train.spans import Role
 def test_an_epoch_sees_every_row_once(num_rows, batch_size, seed):
     steps = -(-num_rows // batch_size)
     epochs = [
-        [row for step in range(epoch * steps, (epoch + 1) * steps)
-         for row in rows_of_step(step, num_rows=num_rows, batch_size=batch_size, data_order_seed=seed)]
+        [
+            row
+            for step in range(epoch * steps, (epoch + 1) * steps)
+            for row in rows_of_step(step, num_rows=num_rows, batch_size=batch_size, data_order_seed=seed)
+        ]
         for epoch in range(2)
     ]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(num_rows))

@@ -14,8 +14,10 @@ KIND = ("sft", "toy", "rows")
 
 def asked(num_runs, history, gpus=1, minutes=60, num_finished=0):
     runs = [toy_spec(seed) for seed in range(num_runs)]
-    states = {spec.fingerprint: RunState(status=Status.FINISHED if seed < num_finished else Status.PLANNED)
-              for seed, spec in enumerate(runs)}
+    states = {
+        spec.fingerprint: RunState(status=Status.FINISHED if seed < num_finished else Status.PLANNED)
+        for seed, spec in enumerate(runs)
+    }
     return forecast(runs, states, history, lambda spec: (gpus, minutes))
 
 
@@ -40,8 +42,9 @@ def test_processors_are_counted_where_no_device_is_used():
 
 
 def test_money_and_a_suggested_limit():
-    lines = forecast_lines(asked(10, {KIND: [3500.0, 3600.0, 3700.0]}),
-                           BudgetConfig(price_per_hour=2.0, kg_co2e_per_hour=0.25))
+    lines = forecast_lines(
+        asked(10, {KIND: [3500.0, 3600.0, 3700.0]}), BudgetConfig(price_per_hour=2.0, kg_co2e_per_hour=0.25)
+    )
     assert "price 20.00, 2.5 kg CO2e" in lines[1]
     assert "at most 62 min" in lines[2]
 

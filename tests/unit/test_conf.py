@@ -20,7 +20,18 @@ FILES = [(group, name) for group in config_groups() for name in config_options(g
 
 
 def test_the_groups():
-    assert config_groups() == ("dataset", "dpo", "eval", "grid", "launcher", "model", "preference", "search", "tracking", "train")
+    assert config_groups() == (
+        "dataset",
+        "dpo",
+        "eval",
+        "grid",
+        "launcher",
+        "model",
+        "preference",
+        "search",
+        "tracking",
+        "train",
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +110,9 @@ def test_the_instruction_modelling_study():
     assert len(sweep.cells) == 7 * 2 * 3
     assert {config.dataset.max_tokens for config in sweep.configs} == {2048}
     assert {config.objective.normalisation for config in sweep.configs} == {"sequence_mean"}
-    assert {(config.objective.prompt_weight, config.objective.response_weight) for config in sweep.configs} == {
+    assert {
+        (config.objective.prompt_weight, config.objective.response_weight) for config in sweep.configs
+    } == {
         (0.0, 1.0),
         (1.0, 1.0),
     }

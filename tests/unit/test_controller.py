@@ -69,8 +69,15 @@ class Machine:
             number = 100000 + len(self.started)
             self.started.append(slot)
             FakeJob.alive.add(number)
-            jobs.append(FakeJob(slot=slot, pid=number, process_start="died" if self.dies else "in order",
-                                folder="", started_at=time.time()))
+            jobs.append(
+                FakeJob(
+                    slot=slot,
+                    pid=number,
+                    process_start="died" if self.dies else "in order",
+                    folder="",
+                    started_at=time.time(),
+                )
+            )
             thread = threading.Thread(target=self._live, args=(slot, number))
             thread.start()
             self.threads.append(thread)
@@ -81,8 +88,13 @@ class Machine:
         lock = None if self.dies else take_slot(self.folder.root, self.folder.name, slot, str(number))
         if lock:
             self.most = max(self.most, len(FakeJob.alive))
-            Worker(Ledger(self.folder.root), self.folder, Flag(), name=str(slot),
-                   make_run_one=lambda: self.run_one).run()
+            Worker(
+                Ledger(self.folder.root),
+                self.folder,
+                Flag(),
+                name=str(slot),
+                make_run_one=lambda: self.run_one,
+            ).run()
             lock.truncate(0)
             lock.close()
         FakeJob.alive.discard(number)
@@ -100,8 +112,17 @@ def train(spec, *, folder, attempt, should_stop, on_progress):
 def control(folder, machine, *, num_slots=2, plan=PLAN, interrupts=None, **settings):
     stream = io.StringIO()
     launch = Launch(root=str(folder.root), sweep=folder.name, num_slots=num_slots)
-    ending = Controller(plan, Ledger(folder.root), folder, launch, PlainView(stream),
-                        interrupts or Interrupts(), start=machine, poll_s=0.01, **settings).run()
+    ending = Controller(
+        plan,
+        Ledger(folder.root),
+        folder,
+        launch,
+        PlainView(stream),
+        interrupts or Interrupts(),
+        start=machine,
+        poll_s=0.01,
+        **settings,
+    ).run()
     for thread in machine.threads:
         thread.join()
     return ending, stream.getvalue()
@@ -276,11 +297,14 @@ def test_watching_starts_nothing_and_does_not_wait_for_nobody(folder, monkeypatc
 
 def test_stopping_waits_only_so_long(tmp_path, project):
     folder = SweepFolder(tmp_path, "toys")
-    code = ("import signal, sys, time; from sweep.slots import take_slot\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-            f"lock = take_slot({str(tmp_path)!r}, 'toys', 0); print('up', flush=True); sys.stdin.readline()")
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=project, stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE)
+    code = (
+        "import signal, sys, time; from sweep.slots import take_slot\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"lock = take_slot({str(tmp_path)!r}, 'toys', 0); print('up', flush=True); sys.stdin.readline()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     process.stdout.readline()
     assert stop_workers(folder, patience_s=0.2) == 1
     assert folder.was_stopped_after(0.0)
@@ -302,8 +326,13 @@ def test_the_first_interrupt_asks_and_the_second_insists():
 
 
 def test_a_job_is_its_supervisor(tmp_path):
-    job = Job(slot=0, pid=os.getpid(), process_start=process_start(os.getpid()), folder=str(tmp_path),
-              started_at=0.0)
+    job = Job(
+        slot=0,
+        pid=os.getpid(),
+        process_start=process_start(os.getpid()),
+        folder=str(tmp_path),
+        started_at=0.0,
+    )
     assert job.is_alive()
     assert not job.ended_in_order()
     (tmp_path / f"{os.getpid()}_0_log.err").write_text("one\ntwo\n")

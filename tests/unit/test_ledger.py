@@ -94,11 +94,21 @@ def test_of_many_threads_one_gets_the_run(ledger):
 def test_of_many_processes_one_gets_the_run(ledger, dead_process, is_takeover, project):
     if is_takeover:
         bury(ledger, ledger.claim(RUN), dead_process)
-    code = ("import sys; from sweep.ledger import Ledger; sys.stdin.readline()\n"
-            f"print('won' if Ledger({str(ledger.root)!r}).claim({RUN!r}) else 'lost', flush=True)\n"
-            "sys.stdin.readline()")
-    processes = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  text=True, cwd=project) for _ in range(4)]
+    code = (
+        "import sys; from sweep.ledger import Ledger; sys.stdin.readline()\n"
+        f"print('won' if Ledger({str(ledger.root)!r}).claim({RUN!r}) else 'lost', flush=True)\n"
+        "sys.stdin.readline()"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=project,
+        )
+        for _ in range(4)
+    ]
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
@@ -251,8 +261,10 @@ def foreign(ledger, claim, silence_s=0.0, **changes):
             os.utime(claim.path(suffix), (moment, moment))
 
 
-@pytest.mark.parametrize(("silence_s", "expected"), [
-    (0, Status.RUNNING), (290, Status.RUNNING), (310, Status.LOST), (-900, Status.RUNNING)])
+@pytest.mark.parametrize(
+    ("silence_s", "expected"),
+    [(0, Status.RUNNING), (290, Status.RUNNING), (310, Status.LOST), (-900, Status.RUNNING)],
+)
 def test_elsewhere_silence_decides(ledger, silence_s, expected, dead_process):
     claim = ledger.claim(RUN)
     foreign(ledger, claim, silence_s, pid=dead_process[0])

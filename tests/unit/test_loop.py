@@ -24,16 +24,28 @@ def trained(tmp_path, config, *, split=None, stop_after=None, model=None, finger
     """The trained parameters; with `stop_after`, interrupted after that many steps and left there."""
     model = model if model is not None else tiny_model()
     done: list[int] = []
-    hooks = Hooks(lambda: stop_after is not None and len(done) >= stop_after,
-                  lambda step, steps: done.append(step), NullTracker())
-    progress = train_model(model, split or tiny_split(), config, fingerprint=fingerprint, folder=tmp_path,
-                           device=CPU, hooks=hooks)
+    hooks = Hooks(
+        lambda: stop_after is not None and len(done) >= stop_after,
+        lambda step, steps: done.append(step),
+        NullTracker(),
+    )
+    progress = train_model(
+        model,
+        split or tiny_split(),
+        config,
+        fingerprint=fingerprint,
+        folder=tmp_path,
+        device=CPU,
+        hooks=hooks,
+    )
     return flat(model), progress
 
 
 def without_speed(event: dict) -> dict:
     """What a step computed, without how long it took."""
-    return {key: value for key, value in event.items() if key not in ("step_tokens_per_s", "memory_gb", "mfu")}
+    return {
+        key: value for key, value in event.items() if key not in ("step_tokens_per_s", "memory_gb", "mfu")
+    }
 
 
 def relative(one: torch.Tensor, other: torch.Tensor, start: torch.Tensor) -> float:
@@ -58,9 +70,17 @@ def test_an_interrupted_run_ends_bitwise_equal(tmp_path, recipe, stop_after):
         trained(tmp_path / "interrupted", config, stop_after=stop_after, model=model())
     resumed, resumed_progress = trained(tmp_path / "interrupted", config, model=model())
     assert torch.equal(undisturbed, resumed)
-    assert (progress.step, progress.final_train_loss) == (resumed_progress.step, resumed_progress.final_train_loss)
-    logs = [[without_speed(json.loads(line)) for line in (tmp_path / name / "events.jsonl").read_text().splitlines()]
-            for name in ("undisturbed", "interrupted")]
+    assert (progress.step, progress.final_train_loss) == (
+        resumed_progress.step,
+        resumed_progress.final_train_loss,
+    )
+    logs = [
+        [
+            without_speed(json.loads(line))
+            for line in (tmp_path / name / "events.jsonl").read_text().splitlines()
+        ]
+        for name in ("undisturbed", "interrupted")
+    ]
     assert logs[0] == logs[1]
     assert [event["step"] for event in logs[0]] == list(range(1, progress.step + 1))
 
@@ -98,8 +118,10 @@ def test_t3_the_result_does_not_depend_on_micro_batching(tmp_path, micro_batch_t
     start = flat(tiny_model())
     config = run_config(0.25, 1.0, optimizer="sgd", learning_rate=0.1)
     expected, _ = trained(tmp_path / "a", config)
-    result, _ = trained(tmp_path / "b", run_config(0.25, 1.0, optimizer="sgd", learning_rate=0.1,
-                                                   micro_batch_tokens=micro_batch_tokens))
+    result, _ = trained(
+        tmp_path / "b",
+        run_config(0.25, 1.0, optimizer="sgd", learning_rate=0.1, micro_batch_tokens=micro_batch_tokens),
+    )
     assert relative(result, expected, start) < 1e-5
 
 
@@ -124,9 +146,14 @@ def test_t4_powers_of_two_are_bitwise_equal_when_epsilon_scales_along(tmp_path, 
     assert torch.equal(expected, result)
 
 
-@pytest.mark.parametrize("recipe", [
-    {"optimizer": "sgd", "learning_rate": 0.1}, {"optimizer": "adam", "weight_decay": 0.1}, {"epsilon": 1e-2},
-])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"optimizer": "sgd", "learning_rate": 0.1},
+        {"optimizer": "adam", "weight_decay": 0.1},
+        {"epsilon": 1e-2},
+    ],
+)
 def test_t4_the_merge_would_be_wrong_for_other_optimisers(tmp_path, recipe):
     start = flat(tiny_model())
     expected, _ = trained(tmp_path / "a", run_config(1.0, 1.0, **recipe))
@@ -178,7 +205,9 @@ def test_weight_decay_is_decoupled_and_on_every_parameter(tmp_path):
     split = tiny_split()
     start = tiny_model()
     model = tiny_model()
-    config = run_config(1.0, 1.0, learning_rate=1e-2, weight_decay=0.5, max_steps=2, warmup_ratio=0.0, epsilon=1e30)
+    config = run_config(
+        1.0, 1.0, learning_rate=1e-2, weight_decay=0.5, max_steps=2, warmup_ratio=0.0, epsilon=1e30
+    )
     trained(tmp_path, config, split=split, model=model)  # an infinite epsilon leaves the decay alone
     factor = (1 - 1e-2 * 0.5) * (1 - 0.5e-2 * 0.5)  # cosine over two steps: 1, then a half
     for before, after in zip(start.parameters(), model.parameters(), strict=True):
@@ -239,8 +268,9 @@ def test_noise_is_the_rows_own_exact_on_resume_and_from_its_own_seed(tmp_path):
     with pytest.raises(Interrupted):
         trained(tmp_path / "b", config, stop_after=3)
     assert torch.equal(undisturbed, trained(tmp_path / "b", config)[0])
-    padded, _ = trained(tmp_path / "c", run_config(0.5, 1.0, neftune_alpha=5.0, packing="off",
-                                                   micro_batch_tokens=30))
+    padded, _ = trained(
+        tmp_path / "c", run_config(0.5, 1.0, neftune_alpha=5.0, packing="off", micro_batch_tokens=30)
+    )
     plain, _ = trained(tmp_path / "d", run_config(0.5, 1.0, packing="on"))
     start = flat(tiny_model())
     assert relative(padded, undisturbed, start) < 0.05 * relative(plain, undisturbed, start)
@@ -300,8 +330,9 @@ def test_the_papers_bfloat16_loses_small_updates_says_so_and_ends_in_float32(tmp
     assert result.dtype == torch.float32
     assert torch.equal(result, result.bfloat16().float())
     master, _ = trained(tmp_path / "master", run_config(0.5, 1.0, precision="bfloat16", learning_rate=2e-5))
-    stayed, master_stayed = ((end == before).float().mean() for end, before in (
-        (result, start), (master, flat(tiny_model()))))
+    stayed, master_stayed = (
+        (end == before).float().mean() for end, before in ((result, start), (master, flat(tiny_model())))
+    )
     assert float(stayed) > 0.5 > float(master_stayed)
 
 

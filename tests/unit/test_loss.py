@@ -27,7 +27,8 @@ def batch_and_logits(dtype: torch.dtype = torch.float32):
 def loss_of(prompt_weight: float, response_weight: float, batch, logits) -> torch.Tensor:
     weights_R = weight_by_role(run_config(prompt_weight, response_weight).objective)
     return weighted_nll_sum(logits, batch.ids_BT, batch.roles_BT, weights_R) / num_active_targets(
-        batch.roles_BT, weights_R)
+        batch.roles_BT, weights_R
+    )
 
 
 def float64_loop(prompt_weight: float, response_weight: float, batch, logits) -> float:
@@ -45,8 +46,10 @@ def float64_loop(prompt_weight: float, response_weight: float, batch, logits) ->
     return numerator / count
 
 
-@pytest.mark.parametrize(("prompt_weight", "response_weight"),
-                         [pair for pair in itertools.product((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), repeat=2) if any(pair)])
+@pytest.mark.parametrize(
+    ("prompt_weight", "response_weight"),
+    [pair for pair in itertools.product((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), repeat=2) if any(pair)],
+)
 def test_all_35_pairs_of_the_paper_equal_the_float64_loop(prompt_weight, response_weight):
     batch, logits, _ = batch_and_logits()
     expected = float64_loop(prompt_weight, response_weight, batch, logits)
@@ -69,7 +72,9 @@ def test_gradient_equals_the_float64_model():
 def test_t1_conventional_tuning_is_the_token_mean_over_responses_and_eos():
     batch, logits, _ = batch_and_logits()
     labels = batch.ids_BT.masked_fill(batch.roles_BT != Role.RESPONSE, -100)
-    expected = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    expected = functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
+    )
     assert item(loss_of(0.0, 1.0, batch, logits)) == pytest.approx(item(expected), rel=1e-6)
     assert (batch.ids_BT[batch.roles_BT == Role.RESPONSE] == 2).any(), "EOS must be a response target"
 
@@ -77,21 +82,27 @@ def test_t1_conventional_tuning_is_the_token_mean_over_responses_and_eos():
 def test_t2_continual_pretraining_is_the_token_mean_over_everything_after_bos():
     batch, logits, _ = batch_and_logits()
     labels = batch.ids_BT.masked_fill(batch.roles_BT == Role.NONE, -100)
-    expected = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    expected = functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
+    )
     assert item(loss_of(1.0, 1.0, batch, logits)) == pytest.approx(item(expected), rel=1e-6)
 
 
 def test_t4_scaling_both_weights_scales_the_loss():
     batch, logits, _ = batch_and_logits()
-    assert item(loss_of(0.5, 1.0, batch, logits)) == pytest.approx(5 * item(loss_of(0.1, 0.2, batch, logits)), rel=1e-6)
+    assert item(loss_of(0.5, 1.0, batch, logits)) == pytest.approx(
+        5 * item(loss_of(0.1, 0.2, batch, logits)), rel=1e-6
+    )
 
 
 def test_t5_numerator_is_continuous_at_zero_and_the_denominator_jumps():
     batch, logits, _ = batch_and_logits()
     weights_zero = weight_by_role(run_config(0.0, 1.0).objective)
     weights_tiny = weight_by_role(run_config(1e-9, 1.0).objective)
-    numerators = [item(weighted_nll_sum(logits, batch.ids_BT, batch.roles_BT, weights_R))
-                  for weights_R in (weights_zero, weights_tiny)]
+    numerators = [
+        item(weighted_nll_sum(logits, batch.ids_BT, batch.roles_BT, weights_R))
+        for weights_R in (weights_zero, weights_tiny)
+    ]
     assert numerators[0] == pytest.approx(numerators[1], rel=1e-6)
     responses = int((batch.roles_BT[:, 1:] == Role.RESPONSE).sum())
     prompts = int((batch.roles_BT[:, 1:] == Role.PROMPT).sum())
@@ -115,7 +126,10 @@ def test_t7_rows_without_a_counted_token_give_zero_and_no_nan():
     numerator.backward()
     assert item(numerator) == 0.0
     assert num_active_targets(roles, weights_R) == 0
-    assert all(parameter.grad is None or bool(torch.isfinite(parameter.grad).all()) for parameter in model.parameters())
+    assert all(
+        parameter.grad is None or bool(torch.isfinite(parameter.grad).all())
+        for parameter in model.parameters()
+    )
 
 
 def test_template_tokens_weigh_nothing_and_system_tokens_weigh_as_prompt_by_default():
@@ -129,7 +143,9 @@ def test_padding_changes_nothing():
 
     def numerator(rows):
         batch = collate(split, rows, CPU)
-        return item(weighted_nll_sum(model(input_ids=batch.ids_BT).logits, batch.ids_BT, batch.roles_BT, weights_R))
+        return item(
+            weighted_nll_sum(model(input_ids=batch.ids_BT).logits, batch.ids_BT, batch.roles_BT, weights_R)
+        )
 
     assert numerator([0, 1, 2]) == pytest.approx(sum(numerator([row]) for row in range(3)), rel=1e-6)
 
@@ -138,9 +154,11 @@ def test_the_measuring_stick_does_not_bend():
     batch, logits, _ = batch_and_logits()
     sums_R, counts_R = nll_sums_by_role(logits, batch.ids_BT, batch.roles_BT)
     assert item(sums_R[Role.RESPONSE] / counts_R[Role.RESPONSE]) == pytest.approx(
-        float64_loop(0.0, 1.0, batch, logits), rel=1e-6)
+        float64_loop(0.0, 1.0, batch, logits), rel=1e-6
+    )
     assert item(sums_R[Role.PROMPT] / counts_R[Role.PROMPT]) == pytest.approx(
-        float64_loop(1.0, 0.0, batch, logits), rel=1e-6)
+        float64_loop(1.0, 0.0, batch, logits), rel=1e-6
+    )
 
 
 def test_softmax_is_float32_whatever_the_logits():

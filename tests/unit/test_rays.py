@@ -92,7 +92,8 @@ def test_halving_all_weights_scales_every_coefficient_as_the_merge_assumes(norma
 @pytest.mark.parametrize("normalisation", SCALED)
 def test_rays_merge_under_every_normalisation_and_keep_it(normalisation):
     assert canonical(0.2, 0.4, normalisation=normalisation) == ObjectiveConfig(
-        prompt_weight=0.5, response_weight=1.0, normalisation=normalisation)
+        prompt_weight=0.5, response_weight=1.0, normalisation=normalisation
+    )
     assert canonical(0.2, 0.4, normalisation=normalisation) != canonical(0.2, 0.4, turns="last")
 
 
@@ -106,4 +107,5 @@ def test_a_divergence_scales_along_where_the_loss_does():
     assert canonical(0.25, 0.5, kl_weight=0.1) == canonical(0.5, 1, kl_weight=0.2)
     assert canonical(0.25, 0.5, kl_weight=0.1) != canonical(0.5, 1, kl_weight=0.1)
     assert canonical(0.25, 0.5, kl_weight=0.1, normalisation="weight_sum") == canonical(
-        0.5, 1, kl_weight=0.1, normalisation="weight_sum")
+        0.5, 1, kl_weight=0.1, normalisation="weight_sum"
+    )

@@ -53,7 +53,9 @@ def test_the_grid_of_the_readme_is_a_grid(project, tmp_path):
     assert len(sweep.cells) == 2 * (6 * 5 - 2)
 
 
-@pytest.mark.parametrize("pattern", [r"\]\((\.github/[^)]+)\)", r"`((?:train|sweep|analysis|conf)/[\w/]+\.(?:py|yaml))`"])
+@pytest.mark.parametrize(
+    "pattern", [r"\]\((\.github/[^)]+)\)", r"`((?:train|sweep|analysis|conf)/[\w/]+\.(?:py|yaml))`"]
+)
 def test_every_file_the_readme_names_exists(project, pattern):
     names = re.findall(pattern, (project / "README.md").read_text(encoding="utf-8"))
     assert names

@@ -12,8 +12,15 @@ from train.files import to_json
 from train.metrics import METRICS, SELECTION_PREFERENCE, selection_metric
 from train.record import Failure, RunRecord, record_from_dict, record_to_dict
 
-RECORD = RunRecord(run_id="a", fingerprint="f" * 32, outcome="failed", stage="sft", metrics={"test_response_nll": 1.5},
-                   counts={"train_rows": 3}, failure=Failure(kind="code", message="boom"))
+RECORD = RunRecord(
+    run_id="a",
+    fingerprint="f" * 32,
+    outcome="failed",
+    stage="sft",
+    metrics={"test_response_nll": 1.5},
+    counts={"train_rows": 3},
+    failure=Failure(kind="code", message="boom"),
+)
 
 
 def test_a_record_survives_json():
@@ -25,14 +32,21 @@ def test_a_foreign_record_is_not_believed(change):
     assert record_from_dict(record_to_dict(RECORD) | change) is None
 
 
-@pytest.mark.parametrize(("error", "kind"), [
-    (DataError("x"), "data"), (ModelError("x"), "model"), (NonFiniteLossError(3, ["a"]), "nan_loss"),
-    (MemoryError(), "host_oom"), (torch.cuda.OutOfMemoryError("CUDA out of memory"), "cuda_oom"),
-    (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "host_oom"),
-    (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
-    (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"), (OSError(errno.EACCES, "no"), "code"),
-    (ValueError("x"), "code"),
-])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DataError("x"), "data"),
+        (ModelError("x"), "model"),
+        (NonFiniteLossError(3, ["a"]), "nan_loss"),
+        (MemoryError(), "host_oom"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "cuda_oom"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "host_oom"),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
+        (OSError(errno.EACCES, "no"), "code"),
+        (ValueError("x"), "code"),
+    ],
+)
 def test_failures_are_classed(error, kind):
     assert failure_kind(error) == kind
 
@@ -51,5 +65,8 @@ def test_a_failure_names_the_last_frame_and_keeps_one_line():
 def test_selection_uses_validation_only_and_every_metric_has_unit_and_direction():
     assert all(name.startswith("validation_") for name in SELECTION_PREFERENCE)
     assert all(metric.unit and metric.better in ("higher", "lower", "none") for metric in METRICS.values())
-    assert selection_metric(["test_exact_answer", "validation_response_nll"]) is METRICS["validation_response_nll"]
+    assert (
+        selection_metric(["test_exact_answer", "validation_response_nll"])
+        is METRICS["validation_response_nll"]
+    )
     assert selection_metric(["test_exact_answer"]) is None

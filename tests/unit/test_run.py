@@ -12,13 +12,26 @@ from train.identity import dataset_identity, model_identity
 from train.record import record_from_dict, record_to_dict
 from train.run import Interrupted, Workbench, run
 
-SMALL = ["dataset.num_train_rows=64", "dataset.num_validation_rows=16", "dataset.num_test_rows=16",
-         "dataset.num_robustness_rows=8", "train.epochs=1", "eval.max_new_tokens=4"]
+SMALL = [
+    "dataset.num_train_rows=64",
+    "dataset.num_validation_rows=16",
+    "dataset.num_test_rows=16",
+    "dataset.num_robustness_rows=8",
+    "train.epochs=1",
+    "eval.max_new_tokens=4",
+]
 
 
 def config_of(prompt_weight: float, response_weight: float, *overrides: str):
-    return compose_run([f"objective.prompt_weight={prompt_weight}", f"objective.response_weight={response_weight}",
-                        "seed=0", *SMALL, *overrides])
+    return compose_run(
+        [
+            f"objective.prompt_weight={prompt_weight}",
+            f"objective.response_weight={response_weight}",
+            "seed=0",
+            *SMALL,
+            *overrides,
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +40,36 @@ def workbench(tmp_path_factory) -> Workbench:
 
 
 def run_of(config, folder, workbench, should_stop=lambda: False):
-    identities = {"model_identity": model_identity(config.model, cache_folder=None),
-                  "dataset_identity": dataset_identity(config.dataset, cache_folder=None)}
-    return run(config, run_id="test", fingerprint=fingerprint_of(config, **identities), folder=folder, attempt=1,
-               workbench=workbench, should_stop=should_stop, on_progress=lambda step, steps: None, **identities)
+    identities = {
+        "model_identity": model_identity(config.model, cache_folder=None),
+        "dataset_identity": dataset_identity(config.dataset, cache_folder=None),
+    }
+    return run(
+        config,
+        run_id="test",
+        fingerprint=fingerprint_of(config, **identities),
+        folder=folder,
+        attempt=1,
+        workbench=workbench,
+        should_stop=should_stop,
+        on_progress=lambda step, steps: None,
+        **identities,
+    )
 
 
 def test_a_record_is_complete_and_survives_json(tmp_path, workbench):
     record = run_of(config_of(0, 1), tmp_path, workbench)
     assert record.outcome == "finished"
     assert record.num_steps == 8
-    assert set(record.metrics) >= {"validation_exact_answer", "test_exact_answer", "robustness_exact_answer",
-                                   "validation_response_nll", "validation_prompt_nll",
-                                   "validation_response_bits_per_byte", "validation_constraint_adherence"}
+    assert set(record.metrics) >= {
+        "validation_exact_answer",
+        "test_exact_answer",
+        "robustness_exact_answer",
+        "validation_response_nll",
+        "validation_prompt_nll",
+        "validation_response_bits_per_byte",
+        "validation_constraint_adherence",
+    }
     assert record.counts["train_rows"] == 64
     assert record.counts["train_response_tokens"] > 64
     assert {"torch", "host", "device", "python"} <= set(record.environment)
@@ -72,13 +102,20 @@ def test_the_base_model_is_measured_and_not_trained(tmp_path, workbench):
     record = run_of(config, tmp_path, workbench)
     assert record.num_steps == 0
     assert record.stage == "base"
-    assert record.metrics["validation_response_nll"] > run_of(config_of(0, 1), tmp_path / "t", workbench).metrics[
-        "validation_response_nll"]
+    assert (
+        record.metrics["validation_response_nll"]
+        > run_of(config_of(0, 1), tmp_path / "t", workbench).metrics["validation_response_nll"]
+    )
 
 
 def test_a_loss_that_is_no_number_is_a_recorded_failure(tmp_path, workbench):
-    record = run_of(config_of(0, 1, "train.optimizer=sgd", "train.learning_rate=1e30", "train.warmup_ratio=0",
-                              "train.epochs=4"), tmp_path, workbench)
+    record = run_of(
+        config_of(
+            0, 1, "train.optimizer=sgd", "train.learning_rate=1e30", "train.warmup_ratio=0", "train.epochs=4"
+        ),
+        tmp_path,
+        workbench,
+    )
     assert record.outcome == "failed"
     assert record.failure is not None
     assert record.failure.kind == "nan_loss"
@@ -88,16 +125,45 @@ def test_a_loss_that_is_no_number_is_a_recorded_failure(tmp_path, workbench):
 def test_every_recipe_setting_is_read(tmp_path, workbench):
     """A switch that does nothing is a lie: each change must change the trained parameters."""
     expected = run_of(config_of(0.5, 1), tmp_path / "reference", workbench).parameters_sha256
-    changes = ["train.learning_rate=2e-3", "train.weight_decay=0", "train.beta1=0.8", "train.beta2=0.9",
-               "train.epsilon=1e-3", "train.clip_norm=0.1", "train.schedule=linear", "train.warmup_ratio=0.5",
-               "train.epochs=2", "train.max_steps=2", "train.batch_size=16", "train.dropout=0.2",
-               "train.optimizer=adam", "train.optimizer=sgd", "train.precision=bfloat16", "train.method=lora",
-               "seed=1", "seeds.data_order=5", "objective.prompt_weight=0.25", "dataset.max_tokens=40",
-               "dataset.num_train_rows=48", "dataset.split_seed=1", "model.add_bos=false", "model.template=tulu"]
+    changes = [
+        "train.learning_rate=2e-3",
+        "train.weight_decay=0",
+        "train.beta1=0.8",
+        "train.beta2=0.9",
+        "train.epsilon=1e-3",
+        "train.clip_norm=0.1",
+        "train.schedule=linear",
+        "train.warmup_ratio=0.5",
+        "train.epochs=2",
+        "train.max_steps=2",
+        "train.batch_size=16",
+        "train.dropout=0.2",
+        "train.optimizer=adam",
+        "train.optimizer=sgd",
+        "train.precision=bfloat16",
+        "train.method=lora",
+        "seed=1",
+        "seeds.data_order=5",
+        "objective.prompt_weight=0.25",
+        "dataset.max_tokens=40",
+        "dataset.num_train_rows=48",
+        "dataset.split_seed=1",
+        "model.add_bos=false",
+        "model.template=tulu",
+    ]
     for number, change in enumerate(changes):
-        base = [f"{key}={value}" for key, value in (("objective.prompt_weight", 0.5), ("objective.response_weight", 1),
-                                                    ("seed", 0)) if not change.startswith(f"{key}=")]
-        config = compose_run([*base, *[word for word in SMALL if word.split("=")[0] != change.split("=")[0]], change])
+        base = [
+            f"{key}={value}"
+            for key, value in (
+                ("objective.prompt_weight", 0.5),
+                ("objective.response_weight", 1),
+                ("seed", 0),
+            )
+            if not change.startswith(f"{key}=")
+        ]
+        config = compose_run(
+            [*base, *[word for word in SMALL if word.split("=")[0] != change.split("=")[0]], change]
+        )
         record = run_of(config, tmp_path / str(number), workbench)
         assert record.parameters_sha256 != expected, f"{change} changes nothing"
 

@@ -6,27 +6,64 @@ from train.failures import failure_from_exception
 from train.secrets import HIDDEN, scrub
 
 SECRET = "s3cr3tValue0123456789"
-NAMES = ("API_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "password", "DB_PASSWORD",
-         "passwd",
-         "PWD_SECRET",
-         "client_secret", "AWS_SECRET_ACCESS_KEY", "access-key", "private_key", "auth_token",
-         "SLACK_WEBHOOK_TOKEN",
-         "passphrase", "credential", "GITHUB_TOKEN", "session_key", "SSH_KEY", "MYSQL_PASS", "GITHUB_PAT",
-         "apikey")
-SHAPES = ("{name}={secret}", "{name}: {secret}", "export {name}={secret}", "{name} = '{secret}'",
-         '"{name}": "{secret}"',
-          "{{'{name}': '{secret}'}}", "url?x=1&{name}={secret}&y=2", "{name}=\"{secret}\" python train.py",
-          "RuntimeError: bad value ({name}={secret})")
+NAMES = (
+    "API_KEY",
+    "WANDB_API_KEY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "password",
+    "DB_PASSWORD",
+    "passwd",
+    "PWD_SECRET",
+    "client_secret",
+    "AWS_SECRET_ACCESS_KEY",
+    "access-key",
+    "private_key",
+    "auth_token",
+    "SLACK_WEBHOOK_TOKEN",
+    "passphrase",
+    "credential",
+    "GITHUB_TOKEN",
+    "session_key",
+    "SSH_KEY",
+    "MYSQL_PASS",
+    "GITHUB_PAT",
+    "apikey",
+)
+SHAPES = (
+    "{name}={secret}",
+    "{name}: {secret}",
+    "export {name}={secret}",
+    "{name} = '{secret}'",
+    '"{name}": "{secret}"',
+    "{{'{name}': '{secret}'}}",
+    "url?x=1&{name}={secret}&y=2",
+    '{name}="{secret}" python train.py',
+    "RuntimeError: bad value ({name}={secret})",
+)
 FORMS = [shape.format(name=name, secret=SECRET) for name in NAMES for shape in SHAPES]
-KEYS = ("hf_" + "aB3" * 12, "ghp_" + "aB3" * 12, "github_pat_" + "aB3" * 12, "glpat-" + "aB3" * 7,
-         "sk-" + "aB3" * 12,
-        "xoxb-1234567890-abcdef", "AKIA" + "A1" * 8, "AIza" + "a" * 35, "wandb_v1_" + "aB3" * 12,
-        "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.abcDEF")
-OTHERS = [f"https://me:{SECRET}@example.org/x", f"postgres://u:{SECRET}@h:5432/db",
-          f"Authorization: Bearer {SECRET}",
-          f"authorization: basic {SECRET}", f"--password {SECRET}", f"curl --token={SECRET} x",
-          f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----",
-          f"headers={{'Cookie': '{SECRET}'}}"]
+KEYS = (
+    "hf_" + "aB3" * 12,
+    "ghp_" + "aB3" * 12,
+    "github_pat_" + "aB3" * 12,
+    "glpat-" + "aB3" * 7,
+    "sk-" + "aB3" * 12,
+    "xoxb-1234567890-abcdef",
+    "AKIA" + "A1" * 8,
+    "AIza" + "a" * 35,
+    "wandb_v1_" + "aB3" * 12,
+    "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.abcDEF",
+)
+OTHERS = [
+    f"https://me:{SECRET}@example.org/x",
+    f"postgres://u:{SECRET}@h:5432/db",
+    f"Authorization: Bearer {SECRET}",
+    f"authorization: basic {SECRET}",
+    f"--password {SECRET}",
+    f"curl --token={SECRET} x",
+    f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----",
+    f"headers={{'Cookie': '{SECRET}'}}",
+]
 
 
 def test_there_are_many_forms():
@@ -50,12 +87,19 @@ def test_a_secret_is_known_by_its_value(name):
     assert SECRET not in scrub(f"somewhere {SECRET} appears", {name: SECRET})
 
 
-@pytest.mark.parametrize("text", [
-    "loss of step 12 is not finite; rows a, b", "num_tokens=512, tokens_per_s=3.5",
-    "expected one of raw, chat",
-    "KeyError: 'input_ids'", "https://example.org/x", "train.learning_rate=1e-3; set train.epochs=2",
-    "the tokenizer has 512 tokens", "out of memory. Tried to allocate 2.00 GiB",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "loss of step 12 is not finite; rows a, b",
+        "num_tokens=512, tokens_per_s=3.5",
+        "expected one of raw, chat",
+        "KeyError: 'input_ids'",
+        "https://example.org/x",
+        "train.learning_rate=1e-3; set train.epochs=2",
+        "the tokenizer has 512 tokens",
+        "out of memory. Tried to allocate 2.00 GiB",
+    ],
+)
 def test_ordinary_texts_stay_as_they_are(text):
     assert scrub(text, {"HOME": "/home", "API_KEY": ""}) == text
 

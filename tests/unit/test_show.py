@@ -31,8 +31,9 @@ from train.errors import UserError
 def state(status, step=None, claimed_at=0.0, failure=None):
     heartbeat = Heartbeat(step=step, num_steps=10, time=0.0) if step is not None else None
     owner = this_process() if status is Status.RUNNING else None
-    owner = owner and type(owner)(**{**{name: getattr(owner, name) for name in owner.__slots__},
-                                     "claimed_at": claimed_at})
+    owner = owner and type(owner)(
+        **{**{name: getattr(owner, name) for name in owner.__slots__}, "claimed_at": claimed_at}
+    )
     return RunState(status=status, attempt=1, heartbeat=heartbeat, owner=owner, failure=failure)
 
 
@@ -48,7 +49,8 @@ def test_progress_is_one_line():
     plan = toy_plan(4)
     states = states_of(plan, FINISHED, state(Status.RUNNING, step=1), FAILED, PLANNED)
     assert progress_line(plan, states, Estimate(30, 30, 30)) == (
-        "1 of 4 runs finished, 1 running, 1 failed; time left: about 30 s")
+        "1 of 4 runs finished, 1 running, 1 failed; time left: about 30 s"
+    )
     over = states_of(plan, FINISHED, FINISHED, FAILED, FINISHED)
     assert progress_line(plan, over, None) == "3 of 4 runs finished, 1 failed"
 
@@ -102,7 +104,9 @@ def test_one_screen_for_a_thousand_runs():
 def test_statuses_nobody_has_take_no_column():
     plan = toy_plan(2)
     assert status_counts(plan, states_of(plan, FINISHED, PLANNED)) == [
-        ["model", "dataset", "finished", "planned", "runs"], ["toy", "rows", "1", "1", "2"]]
+        ["model", "dataset", "finished", "planned", "runs"],
+        ["toy", "rows", "1", "1", "2"],
+    ]
 
 
 def test_columns_are_aligned():
@@ -137,9 +141,18 @@ def test_a_tail_ends_where_the_file_does(tmp_path):
     assert tail(tmp_path / "none", 3) == []
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0.2, "1 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1 h 30 min"), (7200, "2 h"),
-    (200000, "2 d 7 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "1 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (3600, "60 min"),
+        (5400, "1 h 30 min"),
+        (7200, "2 h"),
+        (200000, "2 d 7 h"),
+    ],
+)
 def test_durations_for_people(seconds, text):
     assert duration_text(seconds) == text
 
@@ -151,8 +164,9 @@ def test_an_estimate_without_history_says_so():
 
 def test_what_is_left_is_what_the_unfinished_take():
     plan = toy_plan(5)
-    history = seconds_by_kind([(kind_of(plan.runs[0]), finished(plan.runs[0], seconds=seconds))
-                               for seconds in (30.0, 10.0, 20.0)])
+    history = seconds_by_kind(
+        [(kind_of(plan.runs[0]), finished(plan.runs[0], seconds=seconds)) for seconds in (30.0, 10.0, 20.0)]
+    )
     assert history == {kind_of(plan.runs[0]): [10.0, 20.0, 30.0]}
     states = states_of(plan, FINISHED, FAILED, state(Status.RUNNING, step=5), PLANNED, PLANNED)
     assert remaining_time(plan.runs, states, history, 1, 0.0) == Estimate(50.0, 25.0, 75.0)
@@ -175,8 +189,9 @@ def test_history_comes_from_the_whole_root_if_need_be(tmp_path):
     ledger.claim(other.fingerprint).commit(finished(other, seconds=7.0))
     plan = toy_plan(2)
     assert history(plan, ledger) == {}
-    ledger.write_spec(other.fingerprint, {"config": {
-        "stage": "sft", "model": {"name": "toy"}, "dataset": {"name": "rows"}}})
+    ledger.write_spec(
+        other.fingerprint, {"config": {"stage": "sft", "model": {"name": "toy"}, "dataset": {"name": "rows"}}}
+    )
     assert history(plan, ledger) == {kind_of(plan.runs[0]): [7.0]}
 
 
@@ -197,7 +212,8 @@ def test_a_run_is_found_by_any_part_that_names_it_alone():
 def test_a_line_to_paste_is_quoted():
     arguments = Arguments(overrides=("+grid=a", "dataset.path=/my data"), config_dirs=("my conf",))
     assert command_line(arguments, "retry") == (
-        "python -m sweep +grid=a 'dataset.path=/my data' retry --config-dir 'my conf'")
+        "python -m sweep +grid=a 'dataset.path=/my data' retry --config-dir 'my conf'"
+    )
 
 
 def test_a_rerun_that_differs_says_where():
@@ -205,7 +221,8 @@ def test_a_rerun_that_differs_says_where():
     first = finished(spec)
     assert differences(first, finished(spec, seconds=9.0)) == [], "how long it took is no difference"
     assert differences(first, finished(spec, metrics={"validation_response_nll": 1.5000001})) == [
-        "  validation_response_nll: 1.5, then 1.5000001"]
+        "  validation_response_nll: 1.5, then 1.5000001"
+    ]
     assert len(differences(first, failed(spec))) == 2
     more = finished(spec, metrics={"validation_response_nll": 1.5, "test_response_nll": 1.0})
     assert differences(first, more) == ["  test_response_nll: None, then 1.0"]

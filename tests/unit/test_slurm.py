@@ -64,8 +64,10 @@ def test_names_of_jobs_are_read_back():
 
 
 def test_the_queue_is_read_whatever_else_is_in_it():
-    text = (f"12_3|RUNNING|1|wit-{BATCH}|c1|None|\n13|PENDING|0|somebody|elses|Resources|\nrubbish\n"
-            "14_0|CANCELLED by 0|0|x|c2|None|\n")
+    text = (
+        f"12_3|RUNNING|1|wit-{BATCH}|c1|None|\n13|PENDING|0|somebody|elses|Resources|\nrubbish\n"
+        "14_0|CANCELLED by 0|0|x|c2|None|\n"
+    )
     found = parse_queue(text)
     assert found["12_3"].batch == BATCH
     assert set(found) == {"12_3", "14_0"} or set(found) == {"12_3", "13", "14_0"}
@@ -79,8 +81,16 @@ def test_a_living_job_is_never_robbed_however_silent():
     assert verdicts(1e6, task("SUSPENDED")) == []
 
 
-@pytest.mark.parametrize(("state", "kind"), [("FAILED", "killed"), ("CANCELLED", "cancelled"), ("TIMEOUT", "timeout"),
-                                             ("PREEMPTED", "preempted"), ("OUT_OF_MEMORY", "host_oom")])
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("FAILED", "killed"),
+        ("CANCELLED", "cancelled"),
+        ("TIMEOUT", "timeout"),
+        ("PREEMPTED", "preempted"),
+        ("OUT_OF_MEMORY", "host_oom"),
+    ],
+)
 def test_an_end_that_slurm_saw_needs_a_short_silence(state, kind):
     assert verdicts(5, task(state)) == []
     assert verdicts(11, task(state)) == [kind]
@@ -91,7 +101,9 @@ def test_an_end_that_slurm_can_only_suppose_needs_a_long_one():
     assert verdicts(151, task("NODE_FAIL")) == ["node_fail"]
     assert verdicts(100, task("PENDING", restart=2, reason="BeginTime")) == []
     assert verdicts(151, task("PENDING", restart=2, reason="BeginTime")) == ["preempted"]
-    assert verdicts(151, task("RUNNING", restart=2)) == ["preempted"], "it lives again; the earlier life is over"
+    assert verdicts(151, task("RUNNING", restart=2)) == ["preempted"], (
+        "it lives again; the earlier life is over"
+    )
 
 
 def test_a_job_that_left_the_queue():
@@ -114,24 +126,48 @@ def test_a_hung_job_is_one_that_runs_and_says_nothing():
 
 
 def running(job=JOB):
-    owner = Owner(host="h", boot_id="b", pid_namespace="n", pid=1, process_start="1", worker="c1, job 12_3",
-                  job=str(job))
+    owner = Owner(
+        host="h",
+        boot_id="b",
+        pid_namespace="n",
+        pid=1,
+        process_start="1",
+        worker="c1, job 12_3",
+        job=str(job),
+    )
     return RunState(status=Status.RUNNING, attempt=1, owner=owner)
 
 
 def test_only_claims_that_name_a_job_are_judged():
-    states = {"f": running(), "g": dataclasses.replace(running(), owner=None), "h": RunState(status=Status.PLANNED)}
+    states = {
+        "f": running(),
+        "g": dataclasses.replace(running(), owner=None),
+        "h": RunState(status=Status.PLANNED),
+    }
     assert [claim.fingerprint for claim in held_claims(states, {"f": 3.0})] == ["f"]
 
 
 def batch(name=BATCH, num_tasks=4, announced_at=0.0):
-    return Batch(batch=name, sweep="wit", class_name="0gpu-240min", num_tasks=num_tasks, announced_at=announced_at,
-                 code="c")
+    return Batch(
+        batch=name,
+        sweep="wit",
+        class_name="0gpu-240min",
+        num_tasks=num_tasks,
+        announced_at=announced_at,
+        code="c",
+    )
 
 
 def lacking(states, batches, tasks, now=1000.0, max_jobs=8, runs_per_job=1):
-    return num_lacking(states, batches, {one.key: one for one in tasks}, "0gpu-240min", max_jobs=max_jobs,
-                       runs_per_job=runs_per_job, now=now)
+    return num_lacking(
+        states,
+        batches,
+        {one.key: one for one in tasks},
+        "0gpu-240min",
+        max_jobs=max_jobs,
+        runs_per_job=runs_per_job,
+        now=now,
+    )
 
 
 def test_workers_are_as_many_as_there_is_work_for():
@@ -141,8 +177,12 @@ def test_workers_are_as_many_as_there_is_work_for():
     assert lacking(planned[:3], [], []) == 3
     assert lacking([RunState(status=Status.FINISHED)] * 3, [], []) == 0
     assert lacking([running()] * 3, [], []) == 0, "nothing is left to claim"
-    tasks = [task("RUNNING", key="1_0"), task("PENDING", key="1_1"), task("FAILED", key="1_2"),
-             task("COMPLETING", key="1_3")]
+    tasks = [
+        task("RUNNING", key="1_0"),
+        task("PENDING", key="1_1"),
+        task("FAILED", key="1_2"),
+        task("COMPLETING", key="1_3"),
+    ]
     assert lacking(planned, [batch()], tasks) == 6
     assert lacking(planned, [batch(announced_at=990.0)], []) == 4, "just announced: not in the queue yet"
     assert lacking(planned, [batch()], []) == 8, "announced long ago and never seen"
@@ -172,15 +212,24 @@ def test_classes_follow_the_models_file_then_the_launcher():
     launcher = LauncherConfig(kind="slurm", memory_gb=16.0)
     small = toy_spec(0)
     assert class_of(small.config, launcher).gpus == 0
-    large = dataclasses.replace(small, fingerprint="large", config=dataclasses.replace(
-        small.config, model=dataclasses.replace(small.config.model, gpus=4, memory_gb=80.0, timeout_min=600)))
+    large = dataclasses.replace(
+        small,
+        fingerprint="large",
+        config=dataclasses.replace(
+            small.config,
+            model=dataclasses.replace(small.config.model, gpus=4, memory_gb=80.0, timeout_min=600),
+        ),
+    )
     assert class_of(large.config, launcher).name == "4gpu-80gb-600min"
     assert {cls.name: len(runs) for cls, runs in by_class([small, large, small], launcher, {}).items()} == {
-        "0gpu-16gb-240min": 2, "4gpu-80gb-600min": 1}
+        "0gpu-16gb-240min": 2,
+        "4gpu-80gb-600min": 1,
+    }
     assert class_of(small.config, launcher, 1).memory_gb == 32
     assert class_of(small.config, launcher, 5).memory_gb == 64, "a cap"
     assert fingerprint(small.config, model_identity="m", dataset_identity="d") == fingerprint(
-        large.config, model_identity="m", dataset_identity="d"), "how a run gets room is no part of what it is"
+        large.config, model_identity="m", dataset_identity="d"
+    ), "how a run gets room is no part of what it is"
 
 
 def test_half_the_micro_batch_is_the_same_step():
@@ -193,8 +242,14 @@ def test_half_the_micro_batch_is_the_same_step():
 
 
 def test_unknown_sbatch_options_pass_through(tmp_path):
-    launcher = LauncherConfig(kind="slurm", partition="a,b", gres="gpu:a100:{gpus}", array_parallelism=3,
-                              sbatch=("--reservation=mine", "--exclusive"), setup=("module load cuda",))
+    launcher = LauncherConfig(
+        kind="slurm",
+        partition="a,b",
+        gres="gpu:a100:{gpus}",
+        array_parallelism=3,
+        sbatch=("--reservation=mine", "--exclusive"),
+        setup=("module load cuda",),
+    )
     spec = toy_spec(0)
     config = dataclasses.replace(spec.config, model=dataclasses.replace(spec.config.model, gpus=2))
     made = sbatch_parameters(launcher, class_of(config, launcher), batch(), tmp_path)
@@ -206,28 +261,42 @@ def test_unknown_sbatch_options_pass_through(tmp_path):
         LauncherConfig(kind="slurm", sbatch=("reservation=mine",))
 
 
-@pytest.mark.parametrize(("words", "setting"), [
-    ("invalid partition specified: nope", "launcher.partition"),
-    ("Invalid account or account/partition combination specified", "launcher.partition"),
-    ("Requested node configuration is not available", "launcher.gpus"),
-    ("Invalid qos specification", "launcher.qos"), ("Invalid feature specification", "launcher.constraint"),
-    ("Invalid job array specification", "launcher.max_array_size"), ("something new", "sbatch says: something new"),
-])
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        ("invalid partition specified: nope", "launcher.partition"),
+        ("Invalid account or account/partition combination specified", "launcher.partition"),
+        ("Requested node configuration is not available", "launcher.gpus"),
+        ("Invalid qos specification", "launcher.qos"),
+        ("Invalid feature specification", "launcher.constraint"),
+        ("Invalid job array specification", "launcher.max_array_size"),
+        ("something new", "sbatch says: something new"),
+    ],
+)
 def test_refusals_name_the_setting(words, setting):
     assert setting in str(refusal(scheduler_words(f"noise\nsbatch: error: {words}\nsbatch: error: {words}")))
 
 
 def test_evidence_names_the_class_of_nearly_every_log():
     assert len(CORPUS) >= 60
-    wrong = [(kind, failure_class(state, text), text) for kind, state, text in CORPUS
-             if failure_class(state, text) != kind]
+    wrong = [
+        (kind, failure_class(state, text), text)
+        for kind, state, text in CORPUS
+        if failure_class(state, text) != kind
+    ]
     assert len(wrong) <= 0.05 * len(CORPUS), wrong
     assert telling_line("host_oom", "a\nMemoryError\nb") == "MemoryError"
 
 
 def test_a_snapshot_is_named_by_its_content(tmp_path):
     checkout = tmp_path / "checkout"
-    for name in ("train/run.py", "sweep/plan.py", "conf/sweep.yaml", "analysis/plot.py", "train/__pycache__/x.pyc"):
+    for name in (
+        "train/run.py",
+        "sweep/plan.py",
+        "conf/sweep.yaml",
+        "analysis/plot.py",
+        "train/__pycache__/x.pyc",
+    ):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(name)
     first = freeze(tmp_path / "root", checkout)

@@ -60,9 +60,12 @@ def quick_disk(monkeypatch):
 @contextlib.contextmanager
 def real_streams():
     """Python's streams end in file descriptors, as in a process without pytest."""
-    with open(1, "w", closefd=False) as output, \
-            open(2, "w", closefd=False, errors="backslashreplace") as errors, \
-            contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+    with (
+        open(1, "w", closefd=False) as output,
+        open(2, "w", closefd=False, errors="backslashreplace") as errors,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
         yield
 
 
@@ -74,8 +77,7 @@ def folder(tmp_path):
 
 
 def worker(folder, trainer, stop=None):
-    return Worker(Ledger(folder.root), folder, stop or Flag(), name="me",
-                  make_run_one=lambda: trainer)
+    return Worker(Ledger(folder.root), folder, stop or Flag(), name="me", make_run_one=lambda: trainer)
 
 
 def statuses(folder):
@@ -93,7 +95,9 @@ def test_it_trains_everything_in_the_plans_order(folder):
     run = folder.path / "runs" / spec.run_id
     assert json.loads((run / "spec.json").read_text())["command"].startswith("python -m train ")
     assert (run / "attempts" / "0001.log").read_text().splitlines() == [
-        f"training {spec.run_id}", "from below python"], "both kinds of output, in order"
+        f"training {spec.run_id}",
+        "from below python",
+    ], "both kinds of output, in order"
     assert worker(folder, trainer).run() == NOTHING_LEFT
     assert trainer.trained == [0, 1, 2, 3], "nothing twice"
 
@@ -110,8 +114,9 @@ def test_the_trainer_is_made_once_and_only_for_work(folder):
     assert made == [1]
 
 
-@pytest.mark.parametrize("error", [
-    RuntimeError("no"), MemoryError(), SystemExit(3), ValueError("\udcff lone")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), MemoryError(), SystemExit(3), ValueError("\udcff lone")]
+)
 def test_what_breaks_one_run_does_not_break_the_next(folder, error):
     with real_streams():
         assert worker(folder, Trainer(seed1=error)).run() == NOTHING_LEFT
@@ -304,8 +309,10 @@ def test_a_slot_is_one_workers(tmp_path):
 
 
 def test_a_dead_holder_is_no_holder(tmp_path, project):
-    code = ("from sweep.slots import take_slot; import os\n"
-            f"lock = take_slot({str(tmp_path)!r}, 'toys', 3); os._exit(1)")
+    code = (
+        "from sweep.slots import take_slot; import os\n"
+        f"lock = take_slot({str(tmp_path)!r}, 'toys', 3); os._exit(1)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=project, check=False)
     assert list((tmp_path / ".slots").iterdir())
     assert holders(tmp_path) == {}
@@ -313,11 +320,13 @@ def test_a_dead_holder_is_no_holder(tmp_path, project):
 
 
 def test_signals_that_come_all_at_once_do_not_hang_a_worker(project):
-    code = ("import signal, sys, time; from sweep.flag import Flag; from sweep.worker import _detach\n"
-            "stop = Flag(); _detach(stop); print('up', flush=True)\n"
-            "end = time.monotonic() + 1.0\n"
-            "while time.monotonic() < end: stop.set(); stop.wait(0.001); stop.is_set()\n"
-            "print(stop.is_set(), flush=True)")
+    code = (
+        "import signal, sys, time; from sweep.flag import Flag; from sweep.worker import _detach\n"
+        "stop = Flag(); _detach(stop); print('up', flush=True)\n"
+        "end = time.monotonic() + 1.0\n"
+        "while time.monotonic() < end: stop.set(); stop.wait(0.001); stop.is_set()\n"
+        "print(stop.is_set(), flush=True)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=project, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "up\n"
     while process.poll() is None:
@@ -335,11 +344,18 @@ def test_the_trainer_is_named_by_module_and_function():
 
 def test_importing_a_worker_loads_no_torch(project):
     code = "import sys, sweep.worker, sweep.controller, sweep.commands.running; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True,
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "False\n"
 
 
 def test_a_status_is_one_of_six():
     assert [str(status) for status in Status] == [
-        "planned", "running", "interrupted", "lost", "failed", "finished"]
+        "planned",
+        "running",
+        "interrupted",
+        "lost",
+        "failed",
+        "finished",
+    ]

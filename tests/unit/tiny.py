@@ -16,9 +16,17 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-                         tie_word_embeddings=True, attn_implementation="sdpa")
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        attn_implementation="sdpa",
+    )
     model = LlamaForCausalLM(config).to(dtype).eval()
     model.config.use_cache = False
     return model
@@ -37,14 +45,19 @@ def tiny_split(num_rows: int = 24, seed: int = 0, has_bos: bool = True) -> Token
         offsets.append(offsets[-1] + len(row))
         prompt_lengths.append(start + num_prompt)
     return TokenSplit(
-        ids=numpy.array(ids, dtype=numpy.int32), roles=numpy.array(roles, dtype=numpy.uint8),
+        ids=numpy.array(ids, dtype=numpy.int32),
+        roles=numpy.array(roles, dtype=numpy.uint8),
         offsets=numpy.array(offsets, dtype=numpy.int64),
         role_bytes=numpy.ones((num_rows, len(Role)), dtype=numpy.int64),
         prompt_lengths=numpy.array(prompt_lengths, dtype=numpy.int32),
-        row_ids=tuple(f"row-{index}" for index in range(num_rows)), checks=(None,) * num_rows)
+        row_ids=tuple(f"row-{index}" for index in range(num_rows)),
+        checks=(None,) * num_rows,
+    )
 
 
-def run_config(prompt_weight: float = 1.0, response_weight: float = 1.0, seed: int = 0, **recipe: object) -> RunConfig:
+def run_config(
+    prompt_weight: float = 1.0, response_weight: float = 1.0, seed: int = 0, **recipe: object
+) -> RunConfig:
     """A complete configuration; keyword arguments are recipe fields."""
     tree = defaults_tree(RunConfig)
     tree["model"] |= {"name": "tiny", "source": "embedded"}
