@@ -10,7 +10,21 @@ from dataclasses import dataclass
 
 from train.errors import UserError
 
-ACTIONS = ("run", "plan", "status", "watch", "why", "logs", "cancel", "retry", "rerun", "df", "sync", "collect", "repair")
+ACTIONS = (
+    "run",
+    "plan",
+    "status",
+    "watch",
+    "why",
+    "logs",
+    "cancel",
+    "retry",
+    "rerun",
+    "df",
+    "sync",
+    "collect",
+    "repair",
+)
 ACTIONS_ON_RUNS = ("status", "why", "logs", "cancel", "retry", "rerun")
 
 HELP = """\

@@ -24,8 +24,9 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
     """The heartbeat in `path`; None if there is none to be read."""
     values = read_json(path) or {}
     try:
-        return Heartbeat(step=int(values["step"]), num_steps=int(values["num_steps"]),
-                         time=float(values["time"]))
+        return Heartbeat(
+            step=int(values["step"]), num_steps=int(values["num_steps"]), time=float(values["time"])
+        )
     except (KeyError, TypeError, ValueError):
         return None
 

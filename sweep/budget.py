@@ -37,8 +37,12 @@ class Forecast:
     suggested_min: int | None = None  # the 95th percentile of a run
 
 
-def forecast(runs: Sequence[RunSpec], states: Mapping[str, RunState], history: Mapping[Kind, Sequence[float]],
-             room_of: Callable[[RunSpec], tuple[int, int]]) -> Forecast:
+def forecast(
+    runs: Sequence[RunSpec],
+    states: Mapping[str, RunState],
+    history: Mapping[Kind, Sequence[float]],
+    room_of: Callable[[RunSpec], tuple[int, int]],
+) -> Forecast:
     """room_of: a run's devices and its time limit in minutes. history: seconds of finished runs, shortest first."""
     left = [spec for spec in runs if states[spec.fingerprint].status not in (Status.FINISHED, Status.FAILED)]
     rooms = {spec.fingerprint: room_of(spec) for spec in left}
@@ -54,14 +58,23 @@ def forecast(runs: Sequence[RunSpec], states: Mapping[str, RunState], history: M
         if not seen:
             return Forecast(hours=None, low=None, high=None, worst=worst, unit=unit)
         mean = sum(seen) / len(seen)
-        spread = math.sqrt(sum((value - mean) ** 2 for value in seen) / (len(seen) - 1)) if len(seen) > 1 \
+        spread = (
+            math.sqrt(sum((value - mean) ** 2 for value in seen) / (len(seen) - 1))
+            if len(seen) > 1
             else _ONE_RUN_SPREAD * mean
+        )
         total += number * mean * devices
         variance += (number + number**2 / len(seen)) * (spread * devices) ** 2
         longest = max(longest, quantile(seen, 0.95))
     half = _Z80 * math.sqrt(variance)
-    return Forecast(hours=total / 3600, low=max(0.0, total - half) / 3600, high=(total + half) / 3600, worst=worst,
-                    unit=unit, suggested_min=max(1, math.ceil(longest / 60)) if left else None)
+    return Forecast(
+        hours=total / 3600,
+        low=max(0.0, total - half) / 3600,
+        high=(total + half) / 3600,
+        worst=worst,
+        unit=unit,
+        suggested_min=max(1, math.ceil(longest / 60)) if left else None,
+    )
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -87,7 +100,9 @@ def forecast_lines(found: Forecast, budget: BudgetConfig) -> list[str]:
     if rates:
         lines.append(f"  {', '.join(rates)}")
     if found.suggested_min is not None:
-        lines.append(f"  95 % of runs take at most {found.suggested_min} min: model.timeout_min may be as low")
+        lines.append(
+            f"  95 % of runs take at most {found.suggested_min} min: model.timeout_min may be as low"
+        )
     return lines
 
 

@@ -42,9 +42,16 @@ class Owner:
 def this_process(worker: str = "") -> Owner:
     """The calling process as an owner."""
     host, boot_id, pid_namespace = _this_place()
-    return Owner(host=host, boot_id=boot_id, pid_namespace=pid_namespace, pid=os.getpid(),
-                 process_start=process_start(os.getpid()) or "", worker=worker, claimed_at=time.time(),
-                 job=os.environ.get(JOB_VARIABLE, ""))
+    return Owner(
+        host=host,
+        boot_id=boot_id,
+        pid_namespace=pid_namespace,
+        pid=os.getpid(),
+        process_start=process_start(os.getpid()) or "",
+        worker=worker,
+        claimed_at=time.time(),
+        job=os.environ.get(JOB_VARIABLE, ""),
+    )
 
 
 def owner_from_dict(values: Mapping[str, Any] | None) -> Owner | None:
@@ -89,7 +96,7 @@ def process_start(pid: int) -> str | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    fields = text[text.rfind(")") + 2:].split()  # the name, in brackets, may hold anything
+    fields = text[text.rfind(")") + 2 :].split()  # the name, in brackets, may hold anything
     if len(fields) < 20 or fields[0] in ("Z", "X", "x"):
         return None
     return fields[19]

@@ -62,9 +62,15 @@ class SweepConfig:
         if self.action not in ACTIONS:
             raise ConfigError(f"action={self.action}", f"one of {', '.join(ACTIONS)}", "say action=plan")
         if self.retention not in RETENTIONS:
-            raise ConfigError(f"retention={self.retention}", f"one of {', '.join(RETENTIONS)}", "say retention=none")
+            raise ConfigError(
+                f"retention={self.retention}", f"one of {', '.join(RETENTIONS)}", "say retention=none"
+            )
         if not self.name or self.name.startswith(".") or "/" in self.name:
-            raise ConfigError(f"name={self.name!r}", "a word that can name a folder, not beginning with a dot", "say name=my_sweep")
+            raise ConfigError(
+                f"name={self.name!r}",
+                "a word that can name a folder, not beginning with a dot",
+                "say name=my_sweep",
+            )
 
 
 def sweep_defaults() -> dict[str, Any]:

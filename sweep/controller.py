@@ -22,10 +22,10 @@ from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.launch import Job, Launch, start_workers
 from sweep.ledger import CLAIMABLE, Ledger, RunState
+from sweep.outcomes import counts_as_evidence, same_failure
 from sweep.show import View, reason
 from sweep.slots import holders
 from sweep.spec import Plan, Status
-from sweep.worker import counts_as_evidence, same_failure
 from train.record import Failure
 
 PATIENCE_S = 30.0  # for checkpoints, after a request to stop
@@ -78,9 +78,19 @@ class Ending:
 class Controller:
     """One sweep's workers, from this process."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, folder: SweepFolder, launch: Launch, view: View,
-                 interrupts: Interrupts, *, start: Start = start_workers, poll_s: float = POLL_S,
-                 only_watch: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        folder: SweepFolder,
+        launch: Launch,
+        view: View,
+        interrupts: Interrupts,
+        *,
+        start: Start = start_workers,
+        poll_s: float = POLL_S,
+        only_watch: bool = False,
+    ) -> None:
         self.plan, self.ledger, self.folder, self.launch, self.view = plan, ledger, folder, launch, view
         self.interrupts, self._start, self._poll_s, self._only_watch = interrupts, start, poll_s, only_watch
         self.states: dict[str, RunState] = {}
@@ -129,8 +139,9 @@ class Controller:
 
     def _is_idle(self) -> bool:
         """Whether no worker and no controller has been seen for a while."""
-        is_busy = any(state.status is Status.RUNNING for state in self.states.values()) \
-            or any(holder.sweep == self.folder.name for holder in holders(self.folder.root).values())
+        is_busy = any(state.status is Status.RUNNING for state in self.states.values()) or any(
+            holder.sweep == self.folder.name for holder in holders(self.folder.root).values()
+        )
         if is_busy:
             self._last_busy = time.monotonic()
         return time.monotonic() - self._last_busy > IDLE_S
@@ -156,16 +167,23 @@ class Controller:
         num_finished = sum(map(len, self._history.values()))
         records = self.ledger.records(self.states)
         if len(records) != num_finished:
-            self._history = seconds_by_kind([(kind_of(spec), records[spec.fingerprint])
-                                             for spec in self.plan.runs if spec.fingerprint in records])
+            self._history = seconds_by_kind(
+                [
+                    (kind_of(spec), records[spec.fingerprint])
+                    for spec in self.plan.runs
+                    if spec.fingerprint in records
+                ]
+            )
         return remaining_time(self.plan.runs, self.states, self._history, self.launch.num_slots, time.time())
 
     def _same_failure(self) -> str:
         failure = same_failure(self._first_outcomes)
         if failure is None:
             return ""
-        return (f"stopped: the first {len(self._first_outcomes)} runs all failed in {failure.last_frame}: "
-                f"{failure.message}. The rest stays planned.")
+        return (
+            f"stopped: the first {len(self._first_outcomes)} runs all failed in {failure.last_frame}: "
+            f"{failure.message}. The rest stays planned."
+        )
 
     def _tend_workers(self) -> str:
         """As many workers as there are free slots and unclaimed runs; why not, if that makes no sense."""
@@ -175,14 +193,20 @@ class Controller:
         starting = [job for job in without_slot if job.is_alive()]
         if problem := self._bury([job for job in without_slot if job not in starting]):
             return problem
-        busy = {state.owner.pid for state in self.states.values()
-                if state.status is Status.RUNNING and state.owner}
+        busy = {
+            state.owner.pid
+            for state in self.states.values()
+            if state.status is Status.RUNNING and state.owner
+        }
         ours = [holder for holder in held.values() if holder.sweep == self.folder.name]
         num_idle = sum(holder.owner.pid not in busy for holder in ours)
         num_claimable = sum(state.status in CLAIMABLE for state in self.states.values())
         taken = set(held) | {job.slot for job in starting}
-        free = [slot for slot in range(self.launch.num_slots)
-                if slot not in taken and time.monotonic() >= self._not_before.get(slot, 0.0)]
+        free = [
+            slot
+            for slot in range(self.launch.num_slots)
+            if slot not in taken and time.monotonic() >= self._not_before.get(slot, 0.0)
+        ]
         num_wanted = min(len(free), num_claimable - len(starting) - num_idle)
         if num_wanted > 0:
             self._jobs += self._start(self.launch, free[:num_wanted])
@@ -192,8 +216,10 @@ class Controller:
 
     def _bury(self, dead: list[Job]) -> str:
         """Forget dead workers; a problem if they die again and again without getting anything done."""
-        done = (sum(state.status in (Status.FINISHED, Status.FAILED) for state in self.states.values()),
-                sum(state.heartbeat.step for state in self.states.values() if state.heartbeat))
+        done = (
+            sum(state.status in (Status.FINISHED, Status.FAILED) for state in self.states.values()),
+            sum(state.heartbeat.step for state in self.states.values() if state.heartbeat),
+        )
         if done != self._done_before:
             self._num_deaths, self._done_before, self._pause_s = 0, done, 1.0
         for job in dead:
@@ -214,16 +240,31 @@ class Controller:
         """End our workers, if they are ours, and wait for their checkpoints."""
         num_left = 0
         if is_owner:
-            num_left = stop_workers(self.folder, self._jobs, on_wait=lambda num: self.view.say(
-                f"stopping: waiting for {num} {'worker' if num == 1 else 'workers'} to save their state"))
+            num_left = stop_workers(
+                self.folder,
+                self._jobs,
+                on_wait=lambda num: self.view.say(
+                    f"stopping: waiting for {num} {'worker' if num == 1 else 'workers'} to save their state"
+                ),
+            )
             self._look()
         is_watcher = not is_owner and not self.folder.was_stopped_after(self._started)
-        return Ending(states=self.states, is_interrupted=not problem, problem=problem, is_watcher=is_watcher,
-                      num_left_working=num_left)
+        return Ending(
+            states=self.states,
+            is_interrupted=not problem,
+            problem=problem,
+            is_watcher=is_watcher,
+            num_left_working=num_left,
+        )
 
 
-def stop_workers(folder: SweepFolder, jobs: Sequence[Job] = (), *, patience_s: float = PATIENCE_S,
-                 on_wait: Callable[[int], None] = lambda num: None) -> int:
+def stop_workers(
+    folder: SweepFolder,
+    jobs: Sequence[Job] = (),
+    *,
+    patience_s: float = PATIENCE_S,
+    on_wait: Callable[[int], None] = lambda num: None,
+) -> int:
     """Ask this sweep's workers to save and end; how many haven't when patience runs out.
 
     The signal is repeated: a worker that is still starting loses the first one.

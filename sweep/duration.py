@@ -38,8 +38,13 @@ def seconds_by_kind(runs: Sequence[tuple[Kind, RunRecord]]) -> dict[Kind, list[f
     return {kind: sorted(seconds) for kind, seconds in found.items()}
 
 
-def remaining_time(runs: Sequence[RunSpec], states: Mapping[str, RunState],
-                   history: Mapping[Kind, Sequence[float]], num_slots: int, now: float) -> Estimate | None:
+def remaining_time(
+    runs: Sequence[RunSpec],
+    states: Mapping[str, RunState],
+    history: Mapping[Kind, Sequence[float]],
+    num_slots: int,
+    now: float,
+) -> Estimate | None:
     """How long the unfinished `runs` take on `num_slots` workers; None while a kind of run has no history."""
     totals, longest = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
     for spec in runs:
@@ -54,8 +59,9 @@ def remaining_time(runs: Sequence[RunSpec], states: Mapping[str, RunState],
             totals[index] += seconds * left
             longest[index] = max(longest[index], seconds * left)
     # Work shared evenly, but no run is quicker than itself.
-    middle, low, high = (max(total / max(1, num_slots), one)
-                         for total, one in zip(totals, longest, strict=True))
+    middle, low, high = (
+        max(total / max(1, num_slots), one) for total, one in zip(totals, longest, strict=True)
+    )
     return Estimate(middle, low, high)
 
 

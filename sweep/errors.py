@@ -1,10 +1,10 @@
 """Every way a sweep can refuse.
 
-    UserError (train.errors)
-      GridError         a grid that can't be expanded: unknown axis, empty, (0, 0), NaN
-      ComposeError      a configuration that Hydra or the schema rejects, with the list of what exists
-      LedgerError       a folder that can't hold results, or holds somebody else's
-      LaunchError       a launcher that can't start workers
+UserError (train.errors)
+  GridError         a grid that can't be expanded: unknown axis, empty, (0, 0), NaN
+  ComposeError      a configuration that Hydra or the schema rejects, with the list of what exists
+  LedgerError       a folder that can't hold results, or holds somebody else's
+  LaunchError       a launcher that can't start workers
 """
 
 from train.errors import UserError

@@ -1,12 +1,12 @@
 """The folder of one sweep: its plan, links to its runs, its workers' files. What runs did is in the ledger.
 
-    <root>/<sweep>/plan.json            what was asked and what is needed
-                   runs/<run_id>        a link into <root>/.runs, as runs are shared by all sweeps of a root
-                   workers/             submitit's files and the workers' output
-                   controller.lock      held by the process that starts workers
-                   stop                 when somebody last asked to stop
-                   report/              written by the analysis
-                   previous/<time>/     the plan and the report of an earlier, different question
+<root>/<sweep>/plan.json            what was asked and what is needed
+               runs/<run_id>        a link into <root>/.runs, as runs are shared by all sweeps of a root
+               workers/             submitit's files and the workers' output
+               controller.lock      held by the process that starts workers
+               stop                 when somebody last asked to stop
+               report/              written by the analysis
+               previous/<time>/     the plan and the report of an earlier, different question
 """
 
 import contextlib
@@ -57,8 +57,11 @@ class SweepFolder:
         try:
             return plan_from_dict(values) if values is not None else None
         except (KeyError, IndexError, TypeError, UserError) as error:
-            raise LedgerError(f"{self.plan_path} was written by another version", "a plan of this version",
-                              "run the sweep's command again: it writes a new one") from error
+            raise LedgerError(
+                f"{self.plan_path} was written by another version",
+                "a plan of this version",
+                "run the sweep's command again: it writes a new one",
+            ) from error
 
     def plan_version(self) -> tuple[int, int]:
         """Changes whenever another plan is written."""
@@ -121,8 +124,11 @@ def link_run(links: Path, run_id: str, fingerprint: str) -> None:
 
 def sweep_names(root: Path | str) -> list[str]:
     """The sweeps that have a plan below `root`."""
-    return [name for name in sorted(_names(Path(root))) if not name.startswith(".")
-            and (Path(root) / name / "plan.json").is_file()]
+    return [
+        name
+        for name in sorted(_names(Path(root)))
+        if not name.startswith(".") and (Path(root) / name / "plan.json").is_file()
+    ]
 
 
 def check_root(root: Path | str) -> None:

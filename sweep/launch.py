@@ -36,7 +36,7 @@ class Launch:
     gpus: tuple[str, ...] = ()  # slot k sees device k modulo their number; none: the processors only
     num_threads: int = 1
     max_attempts: int = MAX_ATTEMPTS
-    trainer: str = "sweep.worker:make_trainer"
+    trainer: str = "sweep.trainers:make_trainer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,21 +77,37 @@ def start_workers(launch: Launch, slots: Sequence[int]) -> list[Job]:
     folder.mkdir(parents=True, exist_ok=True)
     request = {"launch": asdict(launch), "slots": list(slots), "folder": str(folder)}
     finished = subprocess.run(
-        [sys.executable, "-m", "sweep.launch"], input=json.dumps(request), text=True, capture_output=True,
-        env=_environment(launch), start_new_session=True, check=False)
+        [sys.executable, "-m", "sweep.launch"],
+        input=json.dumps(request),
+        text=True,
+        capture_output=True,
+        env=_environment(launch),
+        start_new_session=True,
+        check=False,
+    )
     try:
         pids: list[int] = json.loads(finished.stdout)
     except json.JSONDecodeError:
         words = " | ".join(finished.stderr.strip().splitlines()[-3:])
-        raise LaunchError(f"no worker could be started: {words}", "a working submitit",
-                          "try: python -c 'import submitit'") from None
+        raise LaunchError(
+            f"no worker could be started: {words}", "a working submitit", "try: python -c 'import submitit'"
+        ) from None
     absent = "gone" if Path("/proc/self").exists() else ""
-    return [Job(slot=slot, pid=pid, process_start=process_start(pid) or absent, folder=str(folder),
-                started_at=time.time()) for slot, pid in zip(slots, pids, strict=True)]
+    return [
+        Job(
+            slot=slot,
+            pid=pid,
+            process_start=process_start(pid) or absent,
+            folder=str(folder),
+            started_at=time.time(),
+        )
+        for slot, pid in zip(slots, pids, strict=True)
+    ]
 
 
-def visible_gpus(environment: Mapping[str, str] = os.environ,
-                 proc: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
+def visible_gpus(
+    environment: Mapping[str, str] = os.environ, proc: Path = Path("/proc/driver/nvidia/gpus")
+) -> tuple[str, ...]:
     """The devices we may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
@@ -123,8 +139,13 @@ def _environment(launch: Launch) -> dict[str, str]:
     """Threads are set before any library is loaded; our packages can be imported from any folder."""
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = str(launch.num_threads)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+    }
 
 
 def _submit(launch: Launch, slots: Sequence[int], folder: str) -> list[int]:
@@ -138,8 +159,16 @@ def _submit(launch: Launch, slots: Sequence[int], folder: str) -> list[int]:
     pids = []
     for slot in slots:
         gpu = launch.gpus[slot % len(launch.gpus)] if launch.gpus else ""
-        job = executor.submit(work, str(Path(launch.root).absolute()), launch.sweep, slot, gpu,
-                              launch.num_threads, launch.max_attempts, launch.trainer)
+        job = executor.submit(
+            work,
+            str(Path(launch.root).absolute()),
+            launch.sweep,
+            slot,
+            gpu,
+            launch.num_threads,
+            launch.max_attempts,
+            launch.trainer,
+        )
         pids.append(int(job.job_id))
     return pids
 

@@ -5,8 +5,18 @@ from typing import Literal
 
 from train.errors import ConfigError
 
-_AT_LEAST_ONE = ("slots", "threads_per_worker", "max_attempts", "cpus_per_worker", "time_min", "max_jobs",
-                 "runs_per_job", "array_parallelism", "max_array_size", "signal_delay_s")
+_AT_LEAST_ONE = (
+    "slots",
+    "threads_per_worker",
+    "max_attempts",
+    "cpus_per_worker",
+    "time_min",
+    "max_jobs",
+    "runs_per_job",
+    "array_parallelism",
+    "max_array_size",
+    "signal_delay_s",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +66,15 @@ class LauncherConfig:
                 )
         for option in self.sbatch:
             if not option.startswith("--") or len(option) < 3:
-                raise ConfigError(f"launcher.sbatch holds {option!r}", "options as sbatch spells them",
-                                  "say \"launcher.sbatch=['--reservation=mine']\"")
+                raise ConfigError(
+                    f"launcher.sbatch holds {option!r}",
+                    "options as sbatch spells them",
+                    "say \"launcher.sbatch=['--reservation=mine']\"",
+                )
         if self.kind == "slurm" and self.signal_delay_s >= 60 * self.time_min:
-            raise ConfigError(f"launcher.signal_delay_s={self.signal_delay_s} leaves no time of "
-                              f"launcher.time_min={self.time_min}", "a warning that comes after the start",
-                              "raise launcher.time_min")
+            raise ConfigError(
+                f"launcher.signal_delay_s={self.signal_delay_s} leaves no time of "
+                f"launcher.time_min={self.time_min}",
+                "a warning that comes after the start",
+                "raise launcher.time_min",
+            )

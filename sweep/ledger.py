@@ -37,7 +37,6 @@ NOT_ITS_FAULT = ("cancelled", "timeout", "preempted", "node_fail", "cuda_oom")  
 CLAIMABLE = (Status.PLANNED, Status.INTERRUPTED, Status.LOST)
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """What the ledger knows of one run now. attempt: the latest; 0 if there was none."""
@@ -93,8 +92,10 @@ class Ledger:
         """What is known of each run, in the order asked."""
         fingerprints = list(fingerprints)
         existing = set(self._existing(fingerprints))
-        return {fingerprint: self.status(fingerprint) if fingerprint in existing else PLANNED
-                for fingerprint in fingerprints}
+        return {
+            fingerprint: self.status(fingerprint) if fingerprint in existing else PLANNED
+            for fingerprint in fingerprints
+        }
 
     def write_spec(self, fingerprint: str, spec: Mapping[str, Any]) -> None:
         """Write down what the run is, once."""
@@ -140,8 +141,11 @@ class Ledger:
     def losses(self, fingerprint: str) -> list[str]:
         """The classes of all that was lost of a run, in order."""
         kinds = attempts_in(self.folder(fingerprint))
-        return [str(self.loss(fingerprint, attempt).get("kind")) for attempt in sorted(kinds)
-                if "lost.json" in kinds[attempt]]
+        return [
+            str(self.loss(fingerprint, attempt).get("kind"))
+            for attempt in sorted(kinds)
+            if "lost.json" in kinds[attempt]
+        ]
 
     def last_attempt(self, fingerprint: str) -> int:
         """The highest attempt there is; 0 for none."""
@@ -172,7 +176,11 @@ class Ledger:
             return state(Status.FAILED, self._failure(fingerprint, attempt))
         if "released" in kinds:
             return state(Status.INTERRUPTED)
-        if "lost.json" not in kinds and owner is not None and is_alive(owner, lambda: self.silence_s(fingerprint, attempt)):
+        if (
+            "lost.json" not in kinds
+            and owner is not None
+            and is_alive(owner, lambda: self.silence_s(fingerprint, attempt))
+        ):
             return state(Status.RUNNING)
         if attempts_in(self.folder(fingerprint)) != files or self.record(fingerprint) is not None:
             return self.status(fingerprint)  # its last word came between our two looks
@@ -207,8 +215,10 @@ class Ledger:
 
     def _crash(self, fingerprint: str, attempt: int, deaths: int) -> Failure:
         last_line = next(iter(tail(self.attempt_path(fingerprint, attempt, "log"), 1)), "nothing was printed")
-        return Failure(kind="crash", message=f"its worker died {deaths} times without a word; last printed: "
-                                             f"{last_line[:200]}")
+        return Failure(
+            kind="crash",
+            message=f"its worker died {deaths} times without a word; last printed: {last_line[:200]}",
+        )
 
     def silence_s(self, fingerprint: str, attempt: int) -> float:
         """How long an owner elsewhere has been silent, by the file system's clock: ours may differ."""
@@ -252,8 +262,9 @@ class Claim:
         """Say how far the run came; cheap enough to call at every step."""
         if force or time.monotonic() - self._last_beat >= BEAT_EVERY_S:
             self._last_beat = time.monotonic()
-            write_json_atomic(self.path("heartbeat"),
-                              {"step": step, "num_steps": num_steps, "time": time.time()})
+            write_json_atomic(
+                self.path("heartbeat"), {"step": step, "num_steps": num_steps, "time": time.time()}
+            )
 
     def commit(self, record: RunRecord) -> bool:
         """Make the finished run's record final; False if the run is somebody else's by now."""
@@ -276,7 +287,9 @@ class Claim:
 
     def lose(self, kind: str, evidence: str) -> None:
         """Give the run up for a cause that the next attempt, anybody's, will meet differently."""
-        write_json_exclusive(self.path("lost.json"), {"kind": kind, "evidence": evidence, "time": time.time()})
+        write_json_exclusive(
+            self.path("lost.json"), {"kind": kind, "evidence": evidence, "time": time.time()}
+        )
 
     def release(self) -> None:
         """Give the run back, to be continued from its checkpoint by anybody."""

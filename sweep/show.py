@@ -130,8 +130,10 @@ def status_counts(plan: Plan, states: Mapping[str, RunState]) -> list[list[str]]
         rows.setdefault((model, dataset), Counter())[states[spec.fingerprint].status] += 1
     used = [status for status in _COLUMNS if any(count[status] for count in rows.values())]
     table = [["model", "dataset", *used, "runs"]]
-    table += [[model, dataset, *(str(count[status]) for status in used), str(count.total())]
-              for (model, dataset), count in rows.items()]
+    table += [
+        [model, dataset, *(str(count[status]) for status in used), str(count.total())]
+        for (model, dataset), count in rows.items()
+    ]
     if len(rows) > 1:
         total = sum(rows.values(), Counter[Status]())
         table.append(["all", "", *(str(total[status]) for status in used), str(total.total())])
@@ -142,19 +144,28 @@ def aligned(table: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
     """Lines of a table: texts to the left, whole numbers to the right."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     is_number = [all(row[column].isdigit() for row in table[1:]) for column in range(len(table[0]))]
-    return [indent + "  ".join(cell.rjust(width) if number else cell.ljust(width)
-                               for cell, width, number in zip(row, widths, is_number, strict=True)).rstrip()
-            for row in table]
+    return [
+        indent
+        + "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, is_number, strict=True)
+        ).rstrip()
+        for row in table
+    ]
 
 
 def status_lines(plan: Plan, states: Mapping[str, RunState], estimate: Estimate | None) -> list[str]:
     """One screen for any number of runs."""
     lines = [f"{plan.name}: {len(plan.cells)} cells, {len(plan.runs)} runs"]
     lines += aligned(status_counts(plan, states))
-    lines += _some("in flight", [f"{spec.run_id}  {step_text(state)}"
-                                 for spec, state in _with_status(plan, states, Status.RUNNING)])
-    lines += _some("failed", [f"{spec.run_id}  {reason(state)}"
-                              for spec, state in _with_status(plan, states, Status.FAILED)])
+    lines += _some(
+        "in flight",
+        [f"{spec.run_id}  {step_text(state)}" for spec, state in _with_status(plan, states, Status.RUNNING)],
+    )
+    lines += _some(
+        "failed",
+        [f"{spec.run_id}  {reason(state)}" for spec, state in _with_status(plan, states, Status.FAILED)],
+    )
     if any(state.status not in (Status.FINISHED, Status.FAILED) for state in states.values()):
         lines.append(f"time left: {estimate_text(estimate)}")
     return lines
@@ -169,8 +180,9 @@ def reason(state: RunState) -> str:
     return text if len(text) <= 140 else f"{text[:137]}..."
 
 
-def _with_status(plan: Plan, states: Mapping[str, RunState],
-                 status: Status) -> list[tuple[RunSpec, RunState]]:
+def _with_status(
+    plan: Plan, states: Mapping[str, RunState], status: Status
+) -> list[tuple[RunSpec, RunState]]:
     pairs = [(spec, states[spec.fingerprint]) for spec in plan.runs]
     return [(spec, state) for spec, state in pairs if state.status is status]
 
@@ -182,8 +194,9 @@ def _some(title: str, lines: list[str]) -> list[str]:
     return [f"{title}:", *(f"  {line}" for line in lines[:SCREEN_RUNS]), *more]
 
 
-def _live_screen(plan: Plan, states: Mapping[str, RunState], estimate: Estimate | None,
-                 ledger: Ledger) -> "RenderableType":
+def _live_screen(
+    plan: Plan, states: Mapping[str, RunState], estimate: Estimate | None, ledger: Ledger
+) -> "RenderableType":
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -193,11 +206,17 @@ def _live_screen(plan: Plan, states: Mapping[str, RunState], estimate: Estimate 
     finished = sum(states[spec.fingerprint].status is Status.FINISHED for spec in plan.runs)
     table = Table.grid(padding=(0, 2))
     for spec, state in running[:SCREEN_RUNS]:
-        table.add_row(*(Text(text, no_wrap=True)
-                        for text in (spec.run_id, step_text(state), last_numbers(ledger, spec.fingerprint))))
+        table.add_row(
+            *(
+                Text(text, no_wrap=True)
+                for text in (spec.run_id, step_text(state), last_numbers(ledger, spec.fingerprint))
+            )
+        )
     if len(running) > SCREEN_RUNS:
         table.add_row(Text(f"and {len(running) - SCREEN_RUNS} more"))
     head = Table.grid(padding=(0, 2))
-    head.add_row(ProgressBar(total=max(1, len(plan.runs)), completed=finished, width=24),
-                 Text(progress_line(plan, states, estimate)))
+    head.add_row(
+        ProgressBar(total=max(1, len(plan.runs)), completed=finished, width=24),
+        Text(progress_line(plan, states, estimate)),
+    )
     return Group(head, table)

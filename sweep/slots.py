@@ -56,8 +56,9 @@ def holders(root: Path | str) -> dict[int, Holder]:
         values = read_json(_folder(root) / name) if match else None
         owner = owner_from_dict(values.get("owner")) if values else None
         if match and values and owner and is_alive(owner, lambda: float("inf")):
-            found[int(match[1])] = Holder(slot=int(match[1]), sweep=str(values.get("sweep")),
-                                          job=str(values.get("job")), owner=owner)
+            found[int(match[1])] = Holder(
+                slot=int(match[1]), sweep=str(values.get("sweep")), job=str(values.get("job")), owner=owner
+            )
     return found
 
 

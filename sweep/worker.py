@@ -1,12 +1,10 @@
 """A worker: a process that claims runs of a plan one after another and trains them, until none is left.
 
 It talks to nobody. What it reads is the plan and the ledger, what it writes is the ledger, so the process
-that started it may die, be replaced or be joined by others. It is the one place of `sweep` that imports
-torch, and only once it has a run to train.
+that started it may die, be replaced or be joined by others. What trains is given to it (`sweep.trainers`).
 """
 
 import contextlib
-import dataclasses
 import errno
 import os
 import shutil
@@ -17,42 +15,33 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
 
-from sweep.asked import asked_of
 from sweep.flag import Flag
 from sweep.folder import SweepFolder, link_run
 from sweep.ledger import BEAT_EVERY_S, MAX_ATTEMPTS, Claim, Ledger
 from sweep.lineage import PARENT_EVERY_S, blocked_by, must_wait, parent_state, release_parent
-from sweep.plan import train_command
+from sweep.outcomes import counts_as_evidence, failed_record, same_failure, spec_to_dict, writable
 from sweep.recovery import MAX_HALVINGS, smaller_batches, with_remedy
 from sweep.slots import take_slot
 from sweep.spec import RunSpec
-from train.config import config_to_dict
+from sweep.trainers import TRAINER, GivenBack, RunOne, load_trainer
 from train.failures import failure_from_exception
-from train.record import Failure, RunRecord
+from train.record import Failure
 from train.secrets import scrub
 
 NOTHING_LEFT, NO_SLOT, SAME_FAILURE = 0, 3, 4  # what `work` returns
-NUM_SAME_FAILURES = 3
-TRAINER = "sweep.worker:make_trainer"
 
 
-class GivenBack(Exception):
-    """A trainer stopped because it was asked to."""
-
-
-class RunOne(Protocol):
-    """Trains one run; raises GivenBack once its state is saved after `should_stop` became true."""
-
-    def __call__(self, spec: RunSpec, *, folder: Path, attempt: int, should_stop: Callable[[], bool],
-                 on_progress: Callable[[int, int], None]) -> RunRecord: ...
-
-
-def work(root: str, sweep: str, slot: int, gpu: str = "", num_threads: int = 1,
-         max_attempts: int = MAX_ATTEMPTS, trainer: str = TRAINER) -> int:
+def work(
+    root: str,
+    sweep: str,
+    slot: int,
+    gpu: str = "",
+    num_threads: int = 1,
+    max_attempts: int = MAX_ATTEMPTS,
+    trainer: str = TRAINER,
+) -> int:
     """The life of a worker process. Primitive arguments only: they are all that is pickled.
 
     gpu: the one device to see, as CUDA_VISIBLE_DEVICES has it; "" for none.
@@ -64,47 +53,20 @@ def work(root: str, sweep: str, slot: int, gpu: str = "", num_threads: int = 1,
         return NO_SLOT
     stop = Flag()
     _detach(stop)
-    os.environ.update(CUDA_VISIBLE_DEVICES=gpu, WEIGHT_SWEEP_NAME=sweep,
-                      OMP_NUM_THREADS=str(num_threads), MKL_NUM_THREADS=str(num_threads))
-    worker = Worker(Ledger(root, max_attempts), SweepFolder(root, sweep), stop,
-                    name=f"{os.uname().nodename}-{slot}", make_run_one=lambda: load_trainer(trainer)(root))
+    os.environ.update(
+        CUDA_VISIBLE_DEVICES=gpu,
+        WEIGHT_SWEEP_NAME=sweep,
+        OMP_NUM_THREADS=str(num_threads),
+        MKL_NUM_THREADS=str(num_threads),
+    )
+    worker = Worker(
+        Ledger(root, max_attempts),
+        SweepFolder(root, sweep),
+        stop,
+        name=f"{os.uname().nodename}-{slot}",
+        make_run_one=lambda: load_trainer(trainer)(root),
+    )
     return worker.run()
-
-
-def load_trainer(name: str) -> Callable[[str], RunOne]:
-    """The function behind module:function."""
-    module, _, function = name.partition(":")
-    return getattr(import_module(module), function)
-
-
-def make_trainer(root: str) -> RunOne:
-    """The real trainer; models and tokenised data stay in memory from run to run."""
-    from train import run as training  # torch begins here
-
-    workbench = training.Workbench(Path(root) / ".cache")
-
-    def run_one(spec: RunSpec, *, folder: Path, attempt: int, should_stop: Callable[[], bool],
-                on_progress: Callable[[int, int], None]) -> RunRecord:
-        try:
-            return training.run(
-                spec.config, run_id=spec.run_id, fingerprint=spec.fingerprint, folder=folder, attempt=attempt,
-                workbench=workbench, model_identity=spec.model_identity,
-                dataset_identity=spec.dataset_identity, should_stop=should_stop, on_progress=on_progress,
-                asked=asked_of(root, spec),
-                parent_folder=Ledger(root).folder(spec.parent_fingerprint) if spec.parent_fingerprint else None)
-        except training.Interrupted as error:
-            raise GivenBack(str(error)) from error
-
-    return run_one
-
-
-def train_again(root: str, spec: RunSpec, folder: Path) -> RunRecord:
-    """Train a run in this process and in a folder of its own; whatever breaks is raised."""
-    threads = str(spec.config.train.num_threads)
-    os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
-    spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, keep="none"))
-    return make_trainer(root)(spec, folder=folder, attempt=1, should_stop=lambda: False,
-                              on_progress=lambda step, num_steps: None)
 
 
 @dataclass(slots=True)
@@ -116,9 +78,23 @@ class _Position:
 class Worker:
     """Claims and trains; `stop` asks it to save its run at the next step, give it back and end."""
 
-    def __init__(self, ledger: Ledger, folder: SweepFolder, stop: Flag, *, name: str,
-                 make_run_one: Callable[[], RunOne], may_claim: Callable[[RunSpec], bool] = lambda spec: True) -> None:
-        self.ledger, self.folder, self.stop, self.name, self._may_claim = ledger, folder, stop, name, may_claim
+    def __init__(
+        self,
+        ledger: Ledger,
+        folder: SweepFolder,
+        stop: Flag,
+        *,
+        name: str,
+        make_run_one: Callable[[], RunOne],
+        may_claim: Callable[[RunSpec], bool] = lambda spec: True,
+    ) -> None:
+        self.ledger, self.folder, self.stop, self.name, self._may_claim = (
+            ledger,
+            folder,
+            stop,
+            name,
+            may_claim,
+        )
         self._make_run_one, self._run_one = make_run_one, None
         self._first_failures: list[Failure | None] = []
         self._started = time.time()
@@ -194,8 +170,13 @@ class Worker:
         with _output_to(claim.path("log")), self._beating(claim, position, fenced):
             try:
                 self._run_one = self._run_one or self._make_run_one()
-                record = self._run_one(trained, folder=claim.folder, attempt=claim.attempt,
-                                       on_progress=on_progress, should_stop=should_stop)
+                record = self._run_one(
+                    trained,
+                    folder=claim.folder,
+                    attempt=claim.attempt,
+                    on_progress=on_progress,
+                    should_stop=should_stop,
+                )
                 record = with_remedy(record, trained, num_halvings)
                 if record.outcome == "finished":
                     is_ours = claim.commit(record)
@@ -243,43 +224,6 @@ class Worker:
         finally:
             done.set()
             thread.join()
-
-
-def same_failure(outcomes: list[Failure | None]) -> Failure | None:
-    """The failure of the first three runs, if all failed in the same line: the code's fault, not theirs."""
-    first = outcomes[:NUM_SAME_FAILURES]
-    signatures = {(failure.kind, failure.last_frame) if failure else None for failure in first}
-    if len(first) == NUM_SAME_FAILURES and len(signatures) == 1 and first[0] and first[0].kind == "code":
-        return first[0]
-    return None
-
-
-def counts_as_evidence(spec: RunSpec, failure: Failure | None) -> bool:
-    """Whether a run's end says anything about the code that trains: a measured base model doesn't."""
-    return failure is not None or spec.config.stage != "base"
-
-
-def writable(failure: Failure) -> Failure:
-    """The failure in texts that can be written as UTF-8: messages may hold any bytes of a file's name."""
-    texts = {name: getattr(failure, name).encode("utf-8", "replace").decode()
-             for name in ("kind", "message", "last_frame", "traceback")}
-    return Failure(**texts)
-
-
-def failed_record(spec: RunSpec, attempt: int, failure: Failure) -> RunRecord:
-    """The record of an attempt that ended in an exception."""
-    return RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="failed",
-                     stage=spec.config.stage, attempt=attempt, finished_at=time.time(),
-                     failure=failure)
-
-
-def spec_to_dict(spec: RunSpec, root: Path | str = "outputs") -> dict[str, Any]:
-    """What spec.json says: enough to train the run on another machine next year."""
-    return {"run_id": spec.run_id, "fingerprint": spec.fingerprint, "config": config_to_dict(spec.config),
-            "model_identity": spec.model_identity, "dataset_identity": spec.dataset_identity,
-            **({"parent_fingerprint": spec.parent_fingerprint, "preference_identity": spec.preference_identity}
-               if spec.parent_fingerprint else {}),
-            "command": train_command(spec, root)}
 
 
 def _detach(stop: Flag) -> None:

@@ -43,7 +43,7 @@ def run(
     dataset_identity: str,
     should_stop: Callable[[], bool],
     on_progress: Callable[[int, int], None],
-    asked: Asked = Asked(),  # noqa: B008 - a value
+    asked: Asked = Asked(),
     parent_folder: Path | None = None,
 ) -> RunRecord:
     """Train and measure one configuration; the record is returned, not written.

@@ -14,8 +14,11 @@ from sweep.spec import Status
 def cancel(arguments: Arguments) -> int:
     """Workers save their runs and end; controllers see the request and end too. Runs stay resumable."""
     if arguments.run is not None:
-        raise LaunchError(f"cancel {arguments.run} would stop one run, and the next worker would take it up",
-                          "the whole sweep", "leave the run out, or exclude its cell from the grid")
+        raise LaunchError(
+            f"cancel {arguments.run} would stop one run, and the next worker would take it up",
+            "the whole sweep",
+            "leave the run out, or exclude its cell from the grid",
+        )
     session = open_session(arguments, allow_unresolved=True)
     num_workers = sum(holder.sweep == session.config.name for holder in holders(session.config.root).values())
     num_running = sum(state.status is Status.RUNNING for state in session.states().values())
@@ -30,8 +33,12 @@ def cancel(arguments: Arguments) -> int:
     if not arguments.yes and sys.stdin.isatty() and not _agrees(session.config.name, num_running):
         print("nothing was stopped")
         return 0
-    num_left = stop_workers(session.folder, on_wait=lambda number: print(
-        f"waiting for {number} {'worker' if number == 1 else 'workers'} to save their state", flush=True))
+    num_left = stop_workers(
+        session.folder,
+        on_wait=lambda number: print(
+            f"waiting for {number} {'worker' if number == 1 else 'workers'} to save their state", flush=True
+        ),
+    )
     states = session.states().values()
     num_finished = sum(state.status is Status.FINISHED for state in states)
     if num_left:
@@ -41,6 +48,10 @@ def cancel(arguments: Arguments) -> int:
 
 
 def _agrees(name: str, num_running: int) -> bool:
-    print(f"Stop {num_running} running {'run' if num_running == 1 else 'runs'} of {name}? "
-          "They can be continued. [y/N] ", end="", flush=True)
+    print(
+        f"Stop {num_running} running {'run' if num_running == 1 else 'runs'} of {name}? "
+        "They can be continued. [y/N] ",
+        end="",
+        flush=True,
+    )
     return sys.stdin.readline().strip().lower() in ("y", "yes")

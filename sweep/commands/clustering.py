@@ -54,8 +54,11 @@ def collect(arguments: Arguments) -> int:
     """One look from files and the queue, lost runs sent again, and the report of what is there."""
     session = open_session(arguments)
     if session.config.launcher.kind != "slurm":
-        raise LaunchError("collect without launcher=slurm has nothing to collect", "a sweep on a cluster",
-                          f"say: {session.command('status')}")
+        raise LaunchError(
+            "collect without launcher=slurm has nothing to collect",
+            "a sweep on a cluster",
+            f"say: {session.command('status')}",
+        )
     found = tender_of(session).tend()
     if not _is_over(found):
         print("\n".join(_where_things_stand(found)))
@@ -85,15 +88,28 @@ def _keep_to_the_budget(session: Session) -> None:
     found = forecast_of(session, session.states())
     if exceeds(found, session.config.budget) and not session.arguments.yes:
         hours = "an unknown number of" if found.hours is None else f"about {found.hours:.3g}"
-        raise LaunchError(f"the sweep takes {hours} {found.unit}-hours, at most {found.worst:.4g}",
-                          f"at most budget.gpu_hours={session.config.budget.gpu_hours:g}",
-                          "ask for less, raise the budget, or add yes=true")
+        raise LaunchError(
+            f"the sweep takes {hours} {found.unit}-hours, at most {found.worst:.4g}",
+            f"at most budget.gpu_hours={session.config.budget.gpu_hours:g}",
+            "ask for less, raise the budget, or add yes=true",
+        )
     place = session.folder.path / "slurm" / "forecast.json"
     if found.hours is not None and not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(place, {"hours": found.hours, "low": found.low, "high": found.high, "unit": found.unit,
-                                  "runs": [name for name, state in session.states().items()
-                                           if state.status not in (Status.FINISHED, Status.FAILED)]})
+        write_json_atomic(
+            place,
+            {
+                "hours": found.hours,
+                "low": found.low,
+                "high": found.high,
+                "unit": found.unit,
+                "runs": [
+                    name
+                    for name, state in session.states().items()
+                    if state.status not in (Status.FINISHED, Status.FAILED)
+                ],
+            },
+        )
 
 
 def _actual_lines(session: Session) -> list[str]:
@@ -104,10 +120,14 @@ def _actual_lines(session: Session) -> list[str]:
     records = session.ledger.records(values["runs"])
     if len(records) < len(values["runs"]):
         return []
-    gpus = {spec.fingerprint: class_of(spec.config, session.config.launcher).gpus for spec in session.plan.runs}
+    gpus = {
+        spec.fingerprint: class_of(spec.config, session.config.launcher).gpus for spec in session.plan.runs
+    }
     hours = sum(run_seconds(record) * max(1, gpus.get(name, 1)) for name, record in records.items()) / 3600
-    return [f"took {hours:.3g} {values['unit']}-hours; the forecast was {values['hours']:.3g} "
-            f"({values['low']:.3g} to {values['high']:.3g})"]
+    return [
+        f"took {hours:.3g} {values['unit']}-hours; the forecast was {values['hours']:.3g} "
+        f"({values['low']:.3g} to {values['high']:.3g})"
+    ]
 
 
 def tender_of(session: Session) -> Tender:
@@ -132,7 +152,11 @@ def class_lines(session: Session, found: Look) -> list[str]:
         elif state.attempt and state.status is not Status.FINISHED:
             counts.update(session.ledger.losses(name))
     counts.update(death.kind for death in found.dead)
-    return [f"failures: {', '.join(f'{number} {kind}' for kind, number in counts.most_common())}"] if counts else []
+    return (
+        [f"failures: {', '.join(f'{number} {kind}' for kind, number in counts.most_common())}"]
+        if counts
+        else []
+    )
 
 
 def cancel_jobs(session: Session) -> int:
@@ -171,7 +195,9 @@ def _is_over(found: Look) -> bool:
 def _where_things_stand(found: Look) -> list[str]:
     num_sent = sum(batch.num_tasks for batch in found.sent)
     jobs = ", ".join(batch.job or "?" for batch in found.sent)
-    lines = [f"submitted {num_sent} {'worker' if num_sent == 1 else 'workers'} (job {jobs})"] if num_sent else []
+    lines = (
+        [f"submitted {num_sent} {'worker' if num_sent == 1 else 'workers'} (job {jobs})"] if num_sent else []
+    )
     return lines if lines and not found.num_working + found.num_waiting else lines + queue_lines(found)
 
 

@@ -18,8 +18,9 @@ def execute(arguments: Arguments) -> int:
         case "plan" | "status" | "why" | "logs":
             from sweep.commands import looking
 
-            return {"plan": looking.plan, "status": looking.status, "why": looking.why,
-                    "logs": looking.logs}[arguments.action](arguments)
+            return {"plan": looking.plan, "status": looking.status, "why": looking.why, "logs": looking.logs}[
+                arguments.action
+            ](arguments)
         case "cancel":
             from sweep.commands.cancelling import cancel
 

@@ -13,8 +13,10 @@ def export(arguments: Arguments) -> int:
     states = session.states()
     frame = pandas.DataFrame(cell_rows(session.plan, session.ledger.records(states), states))
     session.folder.report.mkdir(parents=True, exist_ok=True)
-    for suffix, write in ((".csv", lambda path: frame.to_csv(path, index=False)),
-                          (".parquet", lambda path: frame.to_parquet(path, index=False))):
+    for suffix, write in (
+        (".csv", lambda path: frame.to_csv(path, index=False)),
+        (".parquet", lambda path: frame.to_parquet(path, index=False)),
+    ):
         path = session.folder.report / f"cells{suffix}"
         temporary = path.with_name(f".cells{suffix}.tmp")
         write(temporary)

@@ -135,8 +135,12 @@ def _named_run(arguments: Arguments) -> tuple[Ledger, RunSpec]:
 def _interesting(session: Session, states: dict[str, RunState]) -> RunSpec:
     """The run whose line is worth pasting: one that failed, else one in flight, else any."""
     order = (Status.FAILED, Status.LOST, Status.RUNNING)
-    ranked = sorted(session.plan.runs, key=lambda spec: order.index(status)
-                    if (status := states[spec.fingerprint].status) in order else len(order))
+    ranked = sorted(
+        session.plan.runs,
+        key=lambda spec: (
+            order.index(status) if (status := states[spec.fingerprint].status) in order else len(order)
+        ),
+    )
     trained = [spec for spec in ranked if spec.config.stage != "base"]
     return (trained or ranked)[0]
 
@@ -150,32 +154,47 @@ def _explanation(spec: RunSpec, state: RunState, ledger: Ledger, arguments: Argu
         case Status.FAILED if state.failure is not None:
             words = ("retry", spec.run_id)
             retry = command_line(arguments, *words) if has_grid(arguments) else f"{again}, {' '.join(words)}"
-            return [f"{spec.run_id} failed in attempt {state.attempt}, {reason(state)}",
-                    f"where: {state.failure.last_frame or 'not known'}",
-                    f"log: {log}",
-                    f"try again: {retry}",
-                    f"by hand: {_train_command(spec, ledger)}"]
+            return [
+                f"{spec.run_id} failed in attempt {state.attempt}, {reason(state)}",
+                f"where: {state.failure.last_frame or 'not known'}",
+                f"log: {log}",
+                f"try again: {retry}",
+                f"by hand: {_train_command(spec, ledger)}",
+            ]
         case Status.FINISHED:
             record = ledger.record(spec.fingerprint)
             took = f" in {duration_text(run_seconds(record))}" if record else ""
-            return [f"{spec.run_id} finished{took} in attempt {state.attempt}",
-                    f"record: {ledger.folder(spec.fingerprint) / 'record.json'}",
-                    f"by hand: {_train_command(spec, ledger)}"]
+            return [
+                f"{spec.run_id} finished{took} in attempt {state.attempt}",
+                f"record: {ledger.folder(spec.fingerprint) / 'record.json'}",
+                f"by hand: {_train_command(spec, ledger)}",
+            ]
         case Status.RUNNING:
             since = duration_text(time.time() - state.owner.claimed_at) if state.owner else "a while"
             return [f"{spec.run_id} is running for {since}, {progress}, {where}", f"log: {log}"]
         case Status.INTERRUPTED:
-            return [f"{spec.run_id} was given back with a checkpoint ({progress})",
-                    f"log: {log}", f"it continues with: {again}"]
+            return [
+                f"{spec.run_id} was given back with a checkpoint ({progress})",
+                f"log: {log}",
+                f"it continues with: {again}",
+            ]
         case Status.LOST:
             loss = ledger.loss(spec.fingerprint, state.attempt)
-            how = f"{loss['kind']}: {loss['evidence']}" if loss else f"its worker died without a word, {where}"
-            return [f"{spec.run_id} is lost: {how} ({progress})",
-                    f"log: {log}", f"it continues from its last checkpoint with: {again}"]
+            how = (
+                f"{loss['kind']}: {loss['evidence']}" if loss else f"its worker died without a word, {where}"
+            )
+            return [
+                f"{spec.run_id} is lost: {how} ({progress})",
+                f"log: {log}",
+                f"it continues from its last checkpoint with: {again}",
+            ]
         case _:
             before = "its failure was forgiven, " if state.attempt else ""
-            return [f"{spec.run_id} is planned: {before}nobody has taken it yet", f"it starts with: {again}",
-                    f"by hand: {_train_command(spec, ledger)}"]
+            return [
+                f"{spec.run_id} is planned: {before}nobody has taken it yet",
+                f"it starts with: {again}",
+                f"by hand: {_train_command(spec, ledger)}",
+            ]
 
 
 def _train_command(spec: RunSpec, ledger: Ledger) -> str:

@@ -23,12 +23,15 @@ def rerun(arguments: Arguments, train_again: TrainAgain | None = None) -> int:
     folder = _new_folder(session.ledger.folder(spec.fingerprint) / "reruns")
     print(f"training {spec.run_id} again in {folder}", flush=True)
     if train_again is None:
-        from sweep.worker import train_again
+        from sweep.trainers import train_again
     second = train_again(session.config.root, spec, folder)
     write_json_exclusive(folder / "record.json", record_to_dict(second))
     lines = differences(first, second)
-    print("\n".join([f"not identical: {spec.run_id}", *lines]) if lines else
-          f"identical: parameters_sha256 and {len(first.metrics)} metrics")
+    print(
+        "\n".join([f"not identical: {spec.run_id}", *lines])
+        if lines
+        else f"identical: parameters_sha256 and {len(first.metrics)} metrics"
+    )
     return 1 if lines else 0
 
 
@@ -38,8 +41,9 @@ def differences(first: RunRecord, second: RunRecord) -> list[str]:
     if second.outcome != first.outcome:
         lines.append(f"  outcome: {first.outcome}, then {second.outcome}")
     if first.parameters_sha256 != second.parameters_sha256:
-        lines.append(f"  parameters_sha256: {first.parameters_sha256[:16]}, "
-                     f"then {second.parameters_sha256[:16]}")
+        lines.append(
+            f"  parameters_sha256: {first.parameters_sha256[:16]}, then {second.parameters_sha256[:16]}"
+        )
     for name in sorted({*first.metrics, *second.metrics}):
         before, after = first.metrics.get(name), second.metrics.get(name)
         if before != after:

@@ -40,8 +40,14 @@ def _analyse(arguments: list[str]) -> tuple[int, str]:
     """The exit code of the analysis and what it prints; its errors go where ours go."""
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    finished = subprocess.run([sys.executable, "-m", "analysis", *arguments], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-m", "analysis", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        check=False,
+    )
     if finished.returncode != 0:
         return finished.returncode, f"{finished.stdout}the report could not be made; every record is safe\n"
     return 0, finished.stdout

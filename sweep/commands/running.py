@@ -100,14 +100,20 @@ def _control(session: Session, *, only_watch: bool = False) -> Ending | None:
     """Until the end; None if somebody was in a hurry and asked twice."""
     gpus = session.gpus()
     launcher = session.config.launcher
-    launch = Launch(root=session.config.root, sweep=session.config.name, gpus=gpus,
-                    num_slots=session.num_slots(gpus), num_threads=launcher.threads_per_worker,
-                    max_attempts=launcher.max_attempts)
+    launch = Launch(
+        root=session.config.root,
+        sweep=session.config.name,
+        gpus=gpus,
+        num_slots=session.num_slots(gpus),
+        num_threads=launcher.threads_per_worker,
+        max_attempts=launcher.max_attempts,
+    )
     view = make_view(session.ledger)
     try:
         with Interrupts().listening() as interrupts:
-            return Controller(session.plan, session.ledger, session.folder, launch, view, interrupts,
-                              only_watch=only_watch).run()
+            return Controller(
+                session.plan, session.ledger, session.folder, launch, view, interrupts, only_watch=only_watch
+            ).run()
     except KeyboardInterrupt:
         return None
     finally:
@@ -131,16 +137,21 @@ def _interrupted(session: Session, ending: Ending) -> int:
         return 130
     if ending.num_left_working:
         print(f"{ending.num_left_working} workers are still saving their state; they end by themselves")
-    print(f"stopped: {ending.num(Status.FINISHED)} of {len(ending.states)} runs finished. "
-          f"Continue with: {session.command()}")
+    print(
+        f"stopped: {ending.num(Status.FINISHED)} of {len(ending.states)} runs finished. "
+        f"Continue with: {session.command()}"
+    )
     return 130
 
 
 def _closing_words(session: Session, ending: Ending) -> int:
     failed = [spec for spec in session.plan.runs if ending.states[spec.fingerprint].status is Status.FAILED]
     num_open = len(ending.states) - ending.num(Status.FINISHED, Status.FAILED)
-    print(f"{ending.num(Status.FINISHED)} of {len(ending.states)} runs finished"
-          + (f", {len(failed)} failed" if failed else "") + (f", {num_open} not done" if num_open else ""))
+    print(
+        f"{ending.num(Status.FINISHED)} of {len(ending.states)} runs finished"
+        + (f", {len(failed)} failed" if failed else "")
+        + (f", {num_open} not done" if num_open else "")
+    )
     for spec in failed[:MAX_FAILURES_SHOWN]:
         print(f"  failed {spec.run_id}: {reason(ending.states[spec.fingerprint])}")
     if len(failed) > MAX_FAILURES_SHOWN:

@@ -68,8 +68,13 @@ def open_session(arguments: Arguments, *, allow_unresolved: bool = False) -> Ses
     if not allow_unresolved:
         check_root(config.root)
     plan = make_plan(composed, cache_folder=Path(config.root) / ".cache", allow_unresolved=allow_unresolved)
-    return Session(arguments, config, plan, SweepFolder(config.root, config.name),
-                   Ledger(config.root, config.launcher.max_attempts))
+    return Session(
+        arguments,
+        config,
+        plan,
+        SweepFolder(config.root, config.name),
+        Ledger(config.root, config.launcher.max_attempts),
+    )
 
 
 def has_grid(arguments: Arguments) -> bool:
@@ -79,8 +84,11 @@ def has_grid(arguments: Arguments) -> bool:
 
 def root_of(arguments: Arguments) -> Path:
     """The root folder of a command line without a question."""
-    said = [override.partition("=")[2].strip("'\"") for override in arguments.overrides
-            if override.startswith("root=")]
+    said = [
+        override.partition("=")[2].strip("'\"")
+        for override in arguments.overrides
+        if override.startswith("root=")
+    ]
     return Path(said[-1] if said else "outputs")
 
 
@@ -106,14 +114,19 @@ def find_run(runs: Iterable[RunSpec], word: str | None) -> RunSpec:
         raise UserError("no run is named", "a run id or a part of one", "status lists them")
     by_fingerprint = {spec.fingerprint: spec for spec in runs}
     every = list(by_fingerprint.values())
-    for found in ([spec for spec in every if word in (spec.run_id, spec.fingerprint)],
-                  [spec for spec in every if word in spec.run_id or spec.fingerprint.startswith(word)]):
+    for found in (
+        [spec for spec in every if word in (spec.run_id, spec.fingerprint)],
+        [spec for spec in every if word in spec.run_id or spec.fingerprint.startswith(word)],
+    ):
         if len(found) == 1:
             return found[0]
         if found:
             raise UserError(f"{len(found)} runs match {word}", "one run", f"such as {_some(found)}")
-    raise UserError(f"no run matches {word}", "a run id or a part of one",
-                    f"such as {_some(every)}" if every else "the plan has no runs")
+    raise UserError(
+        f"no run matches {word}",
+        "a run id or a part of one",
+        f"such as {_some(every)}" if every else "the plan has no runs",
+    )
 
 
 def history(plan: Plan, ledger: Ledger) -> dict[Kind, list[float]]:
@@ -142,8 +155,9 @@ def _foreign_records(ledger: Ledger, known: set[str]) -> list[tuple[Kind, RunRec
     return found
 
 
-def time_left(plan: Plan, states: Mapping[str, RunState], seconds: Mapping[Kind, Sequence[float]],
-              num_slots: int) -> Estimate | None:
+def time_left(
+    plan: Plan, states: Mapping[str, RunState], seconds: Mapping[Kind, Sequence[float]], num_slots: int
+) -> Estimate | None:
     """How long the unfinished runs take; None without history."""
     return remaining_time(plan.runs, states, seconds, num_slots, time.time())
 

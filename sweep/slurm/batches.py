@@ -38,8 +38,15 @@ class Batch:
 
 def new_batch(sweep: str, class_name: str, num_tasks: int, code: str, partition: str) -> Batch:
     """A batch with a name that no other ever has."""
-    return Batch(batch=secrets.token_hex(8), sweep=sweep, class_name=class_name, num_tasks=num_tasks,
-                 announced_at=time.time(), code=code, partition=partition)
+    return Batch(
+        batch=secrets.token_hex(8),
+        sweep=sweep,
+        class_name=class_name,
+        num_tasks=num_tasks,
+        announced_at=time.time(),
+        code=code,
+        partition=partition,
+    )
 
 
 def folder_of(folder: SweepFolder) -> Path:
@@ -71,8 +78,15 @@ def batches(folder: SweepFolder, seen: Iterable[tuple[str, str]] = ()) -> list[B
         if values is None or "refused" in answer:
             continue
         try:
-            found.append(Batch(**{**values, "is_answered": bool(answer),
-                                  "job": str(answer.get("job") or number_of.get(path.stem, ""))}))
+            found.append(
+                Batch(
+                    **{
+                        **values,
+                        "is_answered": bool(answer),
+                        "job": str(answer.get("job") or number_of.get(path.stem, "")),
+                    }
+                )
+            )
         except TypeError:  # written by another version
             continue
     return sorted(found, key=lambda batch: batch.announced_at)

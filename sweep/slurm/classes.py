@@ -34,18 +34,23 @@ def class_of(config: RunConfig, launcher: LauncherConfig, num_host_ooms: int = 0
     model = config.model
     gpus = launcher.gpus if model.source != "embedded" and config.train.device != "cpu" else 0
     memory_gb = model.memory_gb if model.memory_gb is not None else launcher.memory_gb
-    return ResourceClass(gpus=model.gpus if model.gpus is not None else gpus,
-                         memory_gb=None if memory_gb is None else memory_gb * 2 ** min(num_host_ooms, MAX_DOUBLINGS),
-                         time_min=model.timeout_min or launcher.time_min)
+    return ResourceClass(
+        gpus=model.gpus if model.gpus is not None else gpus,
+        memory_gb=None if memory_gb is None else memory_gb * 2 ** min(num_host_ooms, MAX_DOUBLINGS),
+        time_min=model.timeout_min or launcher.time_min,
+    )
 
 
 def check_time(spec: RunSpec, resources: ResourceClass, launcher: LauncherConfig) -> None:
     """Refuse a time limit in which a job could end before it has saved anything."""
     limit_s, save_s = 60.0 * resources.time_min, spec.config.train.checkpoint_every_s
     if limit_s - reserve_s(limit_s, launcher.signal_delay_s) < save_s:
-        raise LaunchError(f"a job of {resources.time_min} min ends before {spec.run_id} saves its state, every "
-                          f"{save_s:g} s", "a longer time limit, or saving more often",
-                          "raise launcher.time_min (or model.timeout_min), or lower train.checkpoint_every_s")
+        raise LaunchError(
+            f"a job of {resources.time_min} min ends before {spec.run_id} saves its state, every "
+            f"{save_s:g} s",
+            "a longer time limit, or saving more often",
+            "raise launcher.time_min (or model.timeout_min), or lower train.checkpoint_every_s",
+        )
 
 
 def reserve_s(limit_s: float, signal_delay_s: float) -> float:
@@ -53,8 +58,9 @@ def reserve_s(limit_s: float, signal_delay_s: float) -> float:
     return min(signal_delay_s + 30.0, limit_s / 2)
 
 
-def by_class(runs: Iterable[RunSpec], launcher: LauncherConfig,
-             host_ooms: Mapping[str, int]) -> dict[ResourceClass, list[RunSpec]]:
+def by_class(
+    runs: Iterable[RunSpec], launcher: LauncherConfig, host_ooms: Mapping[str, int]
+) -> dict[ResourceClass, list[RunSpec]]:
     """The runs of each class, in their order. host_ooms: by fingerprint, where there were any."""
     found: dict[ResourceClass, list[RunSpec]] = {}
     for spec in runs:

@@ -34,10 +34,20 @@ def freeze(root: Path | str, checkout: Path = CHECKOUT) -> Path:
         path = temporary / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    commit, changed = _git(checkout, "rev-parse", "HEAD"), _git(checkout, "status", "--porcelain", "--", *_PARTS)
-    write_json_atomic(temporary / SNAPSHOT_FILE, {
-        "code": place.name, "time": time.time(), "git_commit": "".join(commit) or None,
-        "git_has_changes": bool(changed), "changed_files": sorted(line[3:] for line in changed)})
+    commit, changed = (
+        _git(checkout, "rev-parse", "HEAD"),
+        _git(checkout, "status", "--porcelain", "--", *_PARTS),
+    )
+    write_json_atomic(
+        temporary / SNAPSHOT_FILE,
+        {
+            "code": place.name,
+            "time": time.time(),
+            "git_commit": "".join(commit) or None,
+            "git_has_changes": bool(changed),
+            "changed_files": sorted(line[3:] for line in changed),
+        },
+    )
     try:
         os.rename(temporary, place)  # whole or not there; a second writer of the same content finds it
     except OSError:
@@ -51,16 +61,23 @@ def _files(checkout: Path) -> list[Path]:
     found: list[Path] = []
     for part in _PARTS:
         path = checkout / part
-        found += [path] if path.is_file() else [
-            file for file in path.rglob("*") if file.is_file() and not set(file.parts) & set(_LEFT_OUT)
-            and not file.name.startswith(".")]
+        found += (
+            [path]
+            if path.is_file()
+            else [
+                file
+                for file in path.rglob("*")
+                if file.is_file() and not set(file.parts) & set(_LEFT_OUT) and not file.name.startswith(".")
+            ]
+        )
     return found
 
 
 def _git(checkout: Path, *words: str) -> list[str]:
     try:
-        done = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, timeout=20,
-                              check=True)
+        done = subprocess.run(
+            ["git", "-C", str(checkout), *words], capture_output=True, text=True, timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.splitlines()

@@ -29,7 +29,8 @@ from sweep.slurm.jobs import job_from_text, this_job
 from sweep.slurm.queue import call
 from sweep.slurm.reconcile import code_at_fault
 from sweep.spec import RunSpec, Status
-from sweep.worker import SAME_FAILURE, TRAINER, Worker, load_trainer
+from sweep.trainers import TRAINER, load_trainer
+from sweep.worker import SAME_FAILURE, Worker
 from train.config import build
 
 LOOK_AGAIN_S = 2.0
@@ -92,9 +93,14 @@ class _Job:
         print(f"job {self.name} on {node}, {(self._end - self.started) / 60:.1f} min", flush=True)
         while not self._is_cancelled():
             past_s = self._bury_own_past()
-            worker = Worker(self.ledger, self.folder, self.stop, name=f"{node}, job {self.name.key}",
-                            make_run_one=lambda: load_trainer(self.request.trainer)(self.request.root),
-                            may_claim=self._may_claim)
+            worker = Worker(
+                self.ledger,
+                self.folder,
+                self.stop,
+                name=f"{node}, job {self.name.key}",
+                make_run_one=lambda: load_trainer(self.request.trainer)(self.request.root),
+                may_claim=self._may_claim,
+            )
             if worker.run() == SAME_FAILURE or self._is_the_code_at_fault():
                 self.folder.ask_to_stop()  # the whole sweep: the rest of the grid would only burn
                 print("stopped: the first runs all failed in the same line", flush=True)
@@ -131,13 +137,20 @@ class _Job:
         wait_s = None
         for spec, state in self._states():
             job = job_from_text(state.owner.job) if state.owner and state.status is Status.RUNNING else None
-            if job is None or (job.batch, job.key) != (self.name.batch, self.name.key) \
-                    or job.restart >= self.name.restart:
+            if (
+                job is None
+                or (job.batch, job.key) != (self.name.batch, self.name.key)
+                or job.restart >= self.name.restart
+            ):
                 continue
             silence_s = self.ledger.silence_s(spec.fingerprint, state.attempt)
             if silence_s >= self._launcher.silence_s:
-                self.ledger.give_up(spec.fingerprint, state.attempt, "preempted",
-                                    f"job {job.key} was started again; last heartbeat {silence_s:.0f} s ago")
+                self.ledger.give_up(
+                    spec.fingerprint,
+                    state.attempt,
+                    "preempted",
+                    f"job {job.key} was started again; last heartbeat {silence_s:.0f} s ago",
+                )
             else:
                 wait_s = self._launcher.silence_s - silence_s
         return wait_s
@@ -150,7 +163,10 @@ class _Job:
 
     def _is_the_code_at_fault(self) -> bool:
         """On whatever nodes: each worker alone would need three runs to notice."""
-        return code_at_fault([state for spec, state in self._states() if spec.config.stage != "base"]) is not None
+        return (
+            code_at_fault([state for spec, state in self._states() if spec.config.stage != "base"])
+            is not None
+        )
 
     def _send_successor(self) -> int:
         """Where jobs may not be put back into the queue: a new one, from this one's code."""
@@ -159,7 +175,9 @@ class _Job:
         request = self.request
         resources = ResourceClass(request.gpus, request.memory_gb, request.time_min)
         try:
-            sent = submit_workers(self.folder, self._launcher, resources, 1, CHECKOUT, trainer=request.trainer)
+            sent = submit_workers(
+                self.folder, self._launcher, resources, 1, CHECKOUT, trainer=request.trainer
+            )
             print(f"successor: {', '.join(batch.job for batch in sent) or 'none'}", flush=True)
         except LaunchError as error:
             print(f"no successor: {error}. The next look at the sweep sends another worker", flush=True)

@@ -9,8 +9,9 @@ from sweep.errors import LaunchError
 
 TIMEOUT_S = 30.0  # an absent controller answers after 9 s
 WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
-WORKING = frozenset(("RUNNING", "CONFIGURING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED",
-                     "RESIZING"))
+WORKING = frozenset(
+    ("RUNNING", "CONFIGURING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "RESIZING")
+)
 _FORMAT = "JobArrayID:|,State:|,RestartCnt:|,Name:|,NodeList:|,Reason:|"
 
 
@@ -42,14 +43,27 @@ Queue = Mapping[str, Queued]
 def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     """What a scheduler's command prints. Raises LaunchError with the scheduler's words."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False,
-                              stdin=subprocess.DEVNULL, env={**os.environ, "SLURM_TIME_FORMAT": "%s"})
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "SLURM_TIME_FORMAT": "%s"},
+        )
     except FileNotFoundError as error:
-        raise LaunchError(f"{command[0]} is not on PATH", "a login node of a SLURM cluster",
-                          "go there, load the site's slurm module, or say launcher=local") from error
+        raise LaunchError(
+            f"{command[0]} is not on PATH",
+            "a login node of a SLURM cluster",
+            "go there, load the site's slurm module, or say launcher=local",
+        ) from error
     except subprocess.TimeoutExpired as error:
-        raise LaunchError(f"{command[0]} gave no answer for {timeout_s:.0f} s", "a reachable scheduler",
-                          "try again later: nothing is lost") from error
+        raise LaunchError(
+            f"{command[0]} gave no answer for {timeout_s:.0f} s",
+            "a reachable scheduler",
+            "try again later: nothing is lost",
+        ) from error
     if done.returncode:
         words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise LaunchError(f"{command[0]} says: {words}", "an answer", "")
@@ -69,8 +83,14 @@ def parse_queue(text: str) -> dict[str, Queued]:
         if len(parts) < 6 or not parts[2].isdigit():
             continue
         key, state, restart, name, node, reason = parts[:6]
-        found[key] = Queued(key=key, state=state.split()[0] if state else "", restart=int(restart),
-                            batch=batch_of(name), node=node, reason=reason)
+        found[key] = Queued(
+            key=key,
+            state=state.split()[0] if state else "",
+            restart=int(restart),
+            batch=batch_of(name),
+            node=node,
+            reason=reason,
+        )
     return found
 
 

@@ -9,19 +9,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sweep.ledger import CLAIMABLE, RunState
+from sweep.outcomes import NUM_SAME_FAILURES
 from sweep.slurm.batches import Batch
 from sweep.slurm.jobs import JobName, job_from_text
 from sweep.slurm.queue import Queue, batch_of
 from sweep.spec import Status
-from sweep.worker import NUM_SAME_FAILURES
 from train.record import Failure
 
 SEEN_TO_END_S = 10.0  # heartbeats come every two seconds
 SUBMISSION_S = 60.0  # a batch that was just announced may not be in the queue yet
 KIND_OF_STATE = {
-    "CANCELLED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout", "PREEMPTED": "preempted",
-    "NODE_FAIL": "node_fail", "BOOT_FAIL": "node_fail", "OUT_OF_MEMORY": "host_oom", "FAILED": "killed",
-    "COMPLETED": "killed", "REVOKED": "cancelled",
+    "CANCELLED": "cancelled",
+    "TIMEOUT": "timeout",
+    "DEADLINE": "timeout",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node_fail",
+    "BOOT_FAIL": "node_fail",
+    "OUT_OF_MEMORY": "host_oom",
+    "FAILED": "killed",
+    "COMPLETED": "killed",
+    "REVOKED": "cancelled",
 }
 _UNCERTAIN = ("NODE_FAIL", "BOOT_FAIL")
 
@@ -55,9 +62,15 @@ def held_claims(states: Mapping[str, RunState], silence: Mapping[str, float]) ->
     for fingerprint, state in states.items():
         job = job_from_text(state.owner.job) if state.owner and state.status is Status.RUNNING else None
         if job is not None:
-            found.append(Held(fingerprint=fingerprint, attempt=state.attempt, job=job,
-                              silence_s=silence.get(fingerprint, 0.0),
-                              node=state.owner.worker.partition(",")[0] if state.owner else ""))
+            found.append(
+                Held(
+                    fingerprint=fingerprint,
+                    attempt=state.attempt,
+                    job=job,
+                    silence_s=silence.get(fingerprint, 0.0),
+                    node=state.owner.worker.partition(",")[0] if state.owner else "",
+                )
+            )
     return found
 
 
@@ -66,8 +79,9 @@ def unknown_jobs(held: Iterable[Held], queue: Queue) -> list[str]:
     return sorted({claim.job.key for claim in held if not _is_in(queue, claim.job)})
 
 
-def deaths(held: Iterable[Held], queue: Queue, accounting: Mapping[str, tuple[str, str]],
-           silence_s: float) -> list[Death]:
+def deaths(
+    held: Iterable[Held], queue: Queue, accounting: Mapping[str, tuple[str, str]], silence_s: float
+) -> list[Death]:
     """The claims whose jobs are gone."""
     found: list[Death] = []
     for claim in held:
@@ -77,9 +91,16 @@ def deaths(held: Iterable[Held], queue: Queue, accounting: Mapping[str, tuple[st
         kind, words, is_certain = verdict
         needed_s = min(SEEN_TO_END_S, silence_s) if is_certain else silence_s
         if claim.silence_s >= needed_s:
-            found.append(Death(fingerprint=claim.fingerprint, attempt=claim.attempt, kind=kind,
-                               evidence=f"{words}; its last heartbeat was {claim.silence_s:.0f} s ago",
-                               job=str(claim.job), node=claim.node))
+            found.append(
+                Death(
+                    fingerprint=claim.fingerprint,
+                    attempt=claim.attempt,
+                    kind=kind,
+                    evidence=f"{words}; its last heartbeat was {claim.silence_s:.0f} s ago",
+                    job=str(claim.job),
+                    node=claim.node,
+                )
+            )
     return found
 
 
@@ -88,11 +109,19 @@ def hung(held: Iterable[Held], queue: Queue, hung_s: float) -> list[Held]:
 
     Not dead, and so not to be taken over: only the scheduler can end them, by putting the job back into the queue.
     """
-    return [claim for claim in held if claim.silence_s > hung_s and _is_in(queue, claim.job)
-            and queue[claim.job.key].state == "RUNNING" and queue[claim.job.key].restart == claim.job.restart]
+    return [
+        claim
+        for claim in held
+        if claim.silence_s > hung_s
+        and _is_in(queue, claim.job)
+        and queue[claim.job.key].state == "RUNNING"
+        and queue[claim.job.key].restart == claim.job.restart
+    ]
 
 
-def died_at_once(batches: Sequence[Batch], queue: Queue, states: Iterable[RunState], class_name: str) -> Batch | None:
+def died_at_once(
+    batches: Sequence[Batch], queue: Queue, states: Iterable[RunState], class_name: str
+) -> Batch | None:
     """The latest batch of a class, if its workers all failed before they claimed anything: the next ones would, too."""
     ours = [batch for batch in batches if batch.class_name == class_name]
     if not ours:
@@ -108,13 +137,25 @@ def code_at_fault(trained: Iterable[RunState]) -> Failure | None:
     trained = list(trained)
     if any(state.status is Status.FINISHED for state in trained):
         return None
-    failures = [state.failure for state in trained if state.failure is not None and state.failure.kind == "code"]
+    failures = [
+        state.failure for state in trained if state.failure is not None and state.failure.kind == "code"
+    ]
     lines = [failure.last_frame for failure in failures]
-    return next((failure for failure in failures if lines.count(failure.last_frame) >= NUM_SAME_FAILURES), None)
+    return next(
+        (failure for failure in failures if lines.count(failure.last_frame) >= NUM_SAME_FAILURES), None
+    )
 
 
-def num_lacking(open_runs: Sequence[RunState], batches: Sequence[Batch], queue: Queue, class_name: str, *,
-                max_jobs: int, runs_per_job: int, now: float) -> int:
+def num_lacking(
+    open_runs: Sequence[RunState],
+    batches: Sequence[Batch],
+    queue: Queue,
+    class_name: str,
+    *,
+    max_jobs: int,
+    runs_per_job: int,
+    now: float,
+) -> int:
     """How many more workers a class needs: those in the queue go on until no run is left."""
     num_open = sum(state.status in CLAIMABLE for state in open_runs)
     if not num_open:
@@ -143,8 +184,9 @@ def _is_in(queue: Queue, job: JobName) -> bool:
     return task is not None and task.batch == job.batch
 
 
-def _verdict(claim: Held, queue: Queue,
-             accounting: Mapping[str, tuple[str, str]]) -> tuple[str, str, bool] | None:
+def _verdict(
+    claim: Held, queue: Queue, accounting: Mapping[str, tuple[str, str]]
+) -> tuple[str, str, bool] | None:
     """Kind, words and whether SLURM saw the process end; None while it may live."""
     job = claim.job
     if _is_in(queue, job):
@@ -152,11 +194,19 @@ def _verdict(claim: Held, queue: Queue,
         if task.is_waiting or task.restart > job.restart:
             why = " ".join(task.reason.split())
             kind = "node_fail" if "node" in why.lower() else "preempted"
-            return kind, f"job {job.key} was put back into the queue ({task.state}, {why or 'no reason given'})", False
+            return (
+                kind,
+                f"job {job.key} was put back into the queue ({task.state}, {why or 'no reason given'})",
+                False,
+            )
         if task.is_working:
             return None
         certain = task.state not in _UNCERTAIN
-        return KIND_OF_STATE.get(task.state, "killed"), f"job {job.key} is {task.state} on {task.node}", certain
+        return (
+            KIND_OF_STATE.get(task.state, "killed"),
+            f"job {job.key} is {task.state} on {task.node}",
+            certain,
+        )
     state, name = accounting.get(job.key, ("", ""))
     if state and batch_of(name) == job.batch:
         if state in KIND_OF_STATE:

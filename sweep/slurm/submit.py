@@ -18,21 +18,43 @@ from sweep.slurm.batches import Batch, announce, folder_of, new_batch, write_ans
 from sweep.slurm.classes import ResourceClass
 from sweep.slurm.job import Request, work
 from sweep.slurm.queue import call, limit_of_arrays
-from sweep.worker import TRAINER
+from sweep.trainers import TRAINER
 from train.files import read_json, write_json_atomic
 
 NUM_TRIES = 4
 PROBE_NAME = "weight-sweep-probe"
-_TRY_AGAIN = ("unable to contact", "socket timed out", "temporarily unable", "temporarily unavailable",
-              "connection refused", "communication")
-_QUEUE_IS_FULL = ("maxsubmit", "submit job limit", "max_submit", "violates accounting/qos policy", "maxjobcount",
-                  "job count")
+_TRY_AGAIN = (
+    "unable to contact",
+    "socket timed out",
+    "temporarily unable",
+    "temporarily unavailable",
+    "connection refused",
+    "communication",
+)
+_QUEUE_IS_FULL = (
+    "maxsubmit",
+    "submit job limit",
+    "max_submit",
+    "violates accounting/qos policy",
+    "maxjobcount",
+    "job count",
+)
 _SETTINGS = (  # what the scheduler's words are about -> which setting to change
-    ("partition", "launcher.partition"), ("account", "launcher.account"), ("qos", "launcher.qos"),
-    ("feature", "launcher.constraint"), ("time limit", "launcher.time_min"), ("memory", "launcher.memory_gb"),
-    ("node configuration", "launcher.gpus, launcher.memory_gb or launcher.cpus_per_worker: no node has so much"),
-    ("array", "launcher.max_array_size"), ("gres", "launcher.gres"), ("generic resource", "launcher.gres"),
-    ("unrecognized option", "launcher.sbatch"), ("invalid option", "launcher.sbatch"),
+    ("partition", "launcher.partition"),
+    ("account", "launcher.account"),
+    ("qos", "launcher.qos"),
+    ("feature", "launcher.constraint"),
+    ("time limit", "launcher.time_min"),
+    ("memory", "launcher.memory_gb"),
+    (
+        "node configuration",
+        "launcher.gpus, launcher.memory_gb or launcher.cpus_per_worker: no node has so much",
+    ),
+    ("array", "launcher.max_array_size"),
+    ("gres", "launcher.gres"),
+    ("generic resource", "launcher.gres"),
+    ("unrecognized option", "launcher.sbatch"),
+    ("invalid option", "launcher.sbatch"),
     ("node name", "launcher.exclude"),
 )
 
@@ -46,24 +68,46 @@ def sbatch_parameters(launcher: LauncherConfig, resources: ResourceClass, batch:
         extra[name] = value if equals else True
     extra["requeue"] = True
     threads = launcher.threads_per_worker
-    setup = [*launcher.setup, f"export PYTHONPATH={_quoted(code)}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
-             f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"]
+    setup = [
+        *launcher.setup,
+        f"export PYTHONPATH={_quoted(code)}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}",
+    ]
     parameters = {
-        "job_name": batch.job_name, "comment": f"weight-sweep:{batch.batch}:{batch.class_name}",
-        "time": resources.time_min, "cpus_per_task": launcher.cpus_per_worker, "nodes": 1, "ntasks_per_node": 1,
-        "partition": launcher.partition, "account": launcher.account, "qos": launcher.qos,
-        "constraint": launcher.constraint, "exclude": launcher.exclude, "gres": gres, "setup": setup,
+        "job_name": batch.job_name,
+        "comment": f"weight-sweep:{batch.batch}:{batch.class_name}",
+        "time": resources.time_min,
+        "cpus_per_task": launcher.cpus_per_worker,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "partition": launcher.partition,
+        "account": launcher.account,
+        "qos": launcher.qos,
+        "constraint": launcher.constraint,
+        "exclude": launcher.exclude,
+        "gres": gres,
+        "setup": setup,
         "mem": f"{resources.memory_gb:g}GB" if resources.memory_gb is not None else None,
-        "signal_delay_s": launcher.signal_delay_s, "stderr_to_stdout": True, "additional_parameters": extra,
+        "signal_delay_s": launcher.signal_delay_s,
+        "stderr_to_stdout": True,
+        "additional_parameters": extra,
         "array_parallelism": launcher.array_parallelism or batch.num_tasks,
         "srun_args": [f"--cpus-per-task={launcher.cpus_per_worker}"],  # 22.05 no longer inherits it
     }
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def submit_workers(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, num_workers: int,
-                   code: Path, *, trainer: str = TRAINER, say: Callable[[str], None] = print,
-                   pause_s: float = 2.0) -> list[Batch]:
+def submit_workers(
+    folder: SweepFolder,
+    launcher: LauncherConfig,
+    resources: ResourceClass,
+    num_workers: int,
+    code: Path,
+    *,
+    trainer: str = TRAINER,
+    say: Callable[[str], None] = print,
+    pause_s: float = 2.0,
+) -> list[Batch]:
     """Submit so many workers of a class. Fewer where the queue is full: nothing fails, the next look sends more.
 
     Raises   LaunchError in the scheduler's words, with the setting to change.
@@ -102,16 +146,32 @@ def send_probe(folder: SweepFolder, launcher: LauncherConfig, resources: Resourc
     if values.get("job"):
         return str(values["job"])
     place.mkdir(parents=True, exist_ok=True)
-    script = (f"test -r {_quoted(folder.plan_path.absolute())} && {_quoted(sys.executable)} -c 'import submitit' "
-              f"&& hostname > {_quoted(seen)}")
-    options = {"partition": launcher.partition, "account": launcher.account, "qos": launcher.qos,
-               "constraint": launcher.constraint, "exclude": launcher.exclude}
+    script = (
+        f"test -r {_quoted(folder.plan_path.absolute())} && {_quoted(sys.executable)} -c 'import submitit' "
+        f"&& hostname > {_quoted(seen)}"
+    )
+    options = {
+        "partition": launcher.partition,
+        "account": launcher.account,
+        "qos": launcher.qos,
+        "constraint": launcher.constraint,
+        "exclude": launcher.exclude,
+    }
     words = [f"--{name}={value}" for name, value in options.items() if value]
     setup = "".join(f"{line}\n" for line in launcher.setup)
     try:
         with _clean_environment():
-            said = call("sbatch", "--parsable", "--time=2", f"--job-name={PROBE_NAME}", "--output=/dev/null",
-                        "--chdir=/", *words, *launcher.sbatch, f"--wrap={setup}{script}")
+            said = call(
+                "sbatch",
+                "--parsable",
+                "--time=2",
+                f"--job-name={PROBE_NAME}",
+                "--output=/dev/null",
+                "--chdir=/",
+                *words,
+                *launcher.sbatch,
+                f"--wrap={setup}{script}",
+            )
     except LaunchError as error:
         problem = scheduler_words(str(error).replace("sbatch says: ", "", 1).partition("; expected")[0])
         if any(words in problem.lower() for words in (*_TRY_AGAIN, *_QUEUE_IS_FULL)):
@@ -125,12 +185,22 @@ def send_probe(folder: SweepFolder, launcher: LauncherConfig, resources: Resourc
 def refusal(problem: str) -> LaunchError:
     """The scheduler's words and the setting they are about."""
     setting = next((setting for word, setting in _SETTINGS if word in problem.lower()), "")
-    return LaunchError(f"sbatch says: {problem}", "a job the site accepts", f"change {setting}" if setting else "")
+    return LaunchError(
+        f"sbatch says: {problem}", "a job the site accepts", f"change {setting}" if setting else ""
+    )
 
 
-def _submit_patiently(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, batch: Batch,
-                      code: Path, trainer: str, pause_s: float, probe: str) -> tuple[str, str]:
-    """"" or why it couldn't be submitted. And the array's number. A silent scheduler is asked again."""
+def _submit_patiently(
+    folder: SweepFolder,
+    launcher: LauncherConfig,
+    resources: ResourceClass,
+    batch: Batch,
+    code: Path,
+    trainer: str,
+    pause_s: float,
+    probe: str,
+) -> tuple[str, str]:
+    """ "" or why it couldn't be submitted. And the array's number. A silent scheduler is asked again."""
     problem = ""
     for attempt in range(NUM_TRIES):
         try:
@@ -149,8 +219,15 @@ def _submit_patiently(folder: SweepFolder, launcher: LauncherConfig, resources: 
     return problem, ""
 
 
-def _submit(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceClass, batch: Batch, code: Path,
-            trainer: str, probe: str) -> str:
+def _submit(
+    folder: SweepFolder,
+    launcher: LauncherConfig,
+    resources: ResourceClass,
+    batch: Batch,
+    code: Path,
+    trainer: str,
+    probe: str,
+) -> str:
     """One sbatch; the array's number."""
     import submitit
 
@@ -158,15 +235,26 @@ def _submit(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceCl
     place = folder_of(folder).absolute() / batch.batch  # never used before: a stale pickle can't be met
     place.mkdir(parents=True, exist_ok=True)
     request = Request(
-        root=str(folder.root.absolute()), sweep=folder.name, batch=batch.batch, class_name=resources.name,
-        submitted_at=batch.announced_at, gpus=resources.gpus, memory_gb=resources.memory_gb,
-        time_min=resources.time_min, launcher=asdict(launcher), trainer=trainer).to_text()
+        root=str(folder.root.absolute()),
+        sweep=folder.name,
+        batch=batch.batch,
+        class_name=resources.name,
+        submitted_at=batch.announced_at,
+        gpus=resources.gpus,
+        memory_gb=resources.memory_gb,
+        time_min=resources.time_min,
+        launcher=asdict(launcher),
+        trainer=trainer,
+    ).to_text()
     executor = submitit.SlurmExecutor(folder=place, python=_quoted(sys.executable))
     parameters = sbatch_parameters(launcher, resources, batch, code)
     if probe:
         parameters["dependency"] = f"afterok:{probe}"
     executor.update_parameters(**parameters)
-    with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):  # its errors come back as exceptions
+    with (
+        _clean_environment(),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # its errors come back as exceptions
         jobs = executor.map_array(work, [request] * batch.num_tasks)
     return str(jobs[0].job_id).partition("_")[0]
 
@@ -174,8 +262,11 @@ def _submit(folder: SweepFolder, launcher: LauncherConfig, resources: ResourceCl
 @contextlib.contextmanager
 def _clean_environment():
     """Without the variables of a job that we may be in: sbatch would take them for options."""
-    taken = {name: os.environ.pop(name) for name in list(os.environ)
-             if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"}
+    taken = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"
+    }
     try:
         yield
     finally:
@@ -185,8 +276,11 @@ def _clean_environment():
 def scheduler_words(text: str) -> str:
     """What sbatch itself said, on one line."""
     lines = [line.strip() for line in text.splitlines()]
-    said = [line.partition("error:")[2].strip() for line in lines
-            if line.startswith(("sbatch: error:", "srun: error:"))]
+    said = [
+        line.partition("error:")[2].strip()
+        for line in lines
+        if line.startswith(("sbatch: error:", "srun: error:"))
+    ]
     if len(said) == 1 and " sbatch: error: " in said[0]:  # several on one line
         said = said[0].split(" sbatch: error: ")
     return "; ".join(dict.fromkeys(said)) or " ".join(text.split())[:400]

@@ -36,7 +36,7 @@ from sweep.slurm.reconcile import (
 )
 from sweep.slurm.submit import submit_workers
 from sweep.spec import Plan, Status
-from sweep.worker import TRAINER
+from sweep.trainers import TRAINER
 from train.files import read_json, write_json_exclusive
 
 NUM_NODE_FAILURES = 2
@@ -81,8 +81,16 @@ class Look:
 class Tender:
     """One sweep on a cluster, for one command."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, folder: SweepFolder, launcher: LauncherConfig, *,
-                 trainer: str = TRAINER, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        folder: SweepFolder,
+        launcher: LauncherConfig,
+        *,
+        trainer: str = TRAINER,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.plan, self.ledger, self.folder, self.launcher = plan, ledger, folder, launcher
         self._trainer, self.say = trainer, say
 
@@ -94,20 +102,29 @@ class Tender:
             queue, problem = None, str(error)
         states = self.ledger.statuses(spec.fingerprint for spec in self.plan.runs)
         known = batches(self.folder, [(task.batch, task.key) for task in (queue or {}).values()])
-        found = Look(states=states, batches=tuple(known), queue=queue, problem=problem,
-                     by_batch={batch.batch: batch for batch in known})
+        found = Look(
+            states=states,
+            batches=tuple(known),
+            queue=queue,
+            problem=problem,
+            by_batch={batch.batch: batch for batch in known},
+        )
         if queue is None:
             return found
-        silence = {name: self.ledger.silence_s(name, state.attempt) for name, state in states.items()
-                   if state.status is Status.RUNNING and state.owner and state.owner.job}
+        silence = {
+            name: self.ledger.silence_s(name, state.attempt)
+            for name, state in states.items()
+            if state.status is Status.RUNNING and state.owner and state.owner.job
+        }
         held = held_claims(states, silence)
         suspects = unknown_jobs((claim for claim in held if claim.silence_s > 10.0), queue)
         accounting = read_accounting(suspects) if suspects else {}
         dead = deaths(held, queue, accounting, self.launcher.silence_s)
         gone = {death.fingerprint: Status.LOST for death in dead}
         states = {name: replace(state, status=gone.get(name, state.status)) for name, state in states.items()}
-        return replace(found, states=states, dead=tuple(dead),
-                       hung=tuple(hung(held, queue, self.launcher.hung_s)))
+        return replace(
+            found, states=states, dead=tuple(dead), hung=tuple(hung(held, queue, self.launcher.hung_s))
+        )
 
     def tend(self, *, is_asked: bool = False) -> Look:
         """Look, give up dead claims, and submit the workers that lack.
@@ -148,9 +165,14 @@ class Tender:
         for batch in found.batches:
             if batch.job and not batch.is_answered:
                 write_answer(self.folder, batch, {"job": batch.job})
-                lines.append(f"batch {batch.batch} is job {batch.job}: its submitter died before writing it down")
-            elif not batch.is_answered and batch.batch not in in_queue and \
-                    time.time() - batch.announced_at > ORPHAN_S:
+                lines.append(
+                    f"batch {batch.batch} is job {batch.job}: its submitter died before writing it down"
+                )
+            elif (
+                not batch.is_answered
+                and batch.batch not in in_queue
+                and time.time() - batch.announced_at > ORPHAN_S
+            ):
                 write_answer(self.folder, batch, {"refused": "it never appeared in the queue"})
                 lines.append(f"batch {batch.batch} was announced but never submitted; struck out")
         return lines
@@ -160,8 +182,13 @@ class Tender:
         found = self.look()
         if found.queue is None:
             raise LaunchError(found.problem)
-        numbers = sorted({task.key.partition("_")[0] for task in found.queue.values()
-                          if task.is_waiting and task.batch in found.by_batch})
+        numbers = sorted(
+            {
+                task.key.partition("_")[0]
+                for task in found.queue.values()
+                if task.is_waiting and task.batch in found.by_batch
+            }
+        )
         probe = found.queue.get(str((read_json(folder_of(self.folder) / "probe.json") or {}).get("job", "")))
         if probe is not None and probe.is_waiting:
             numbers.append(probe.key)
@@ -174,29 +201,51 @@ class Tender:
         queue = found.queue or {}
         sent: list[Batch] = []
         states = found.states
-        failure = code_at_fault(states[spec.fingerprint] for spec in self.plan.runs if spec.config.stage != "base")
+        failure = code_at_fault(
+            states[spec.fingerprint] for spec in self.plan.runs if spec.config.stage != "base"
+        )
         if failure is not None and not is_asked:
-            raise LaunchError(f"stopped: the first runs all failed in {failure.last_frame}: {failure.message}",
-                              "code that trains", "mend it, then say retry: the rest stays planned")
+            raise LaunchError(
+                f"stopped: the first runs all failed in {failure.last_frame}: {failure.message}",
+                "code that trains",
+                "mend it, then say retry: the rest stays planned",
+            )
         if any(state.status in CLAIMABLE for state in states.values()):
             check_root(self.folder.root)  # a full disk: the sweep waits, instead of burning jobs on it
         launcher = self._without_bad_nodes()
-        host_ooms = {name: self.ledger.losses(name).count("host_oom") for name, state in states.items()
-                     if state.attempt and state.status is not Status.FINISHED}
+        host_ooms = {
+            name: self.ledger.losses(name).count("host_oom")
+            for name, state in states.items()
+            if state.attempt and state.status is not Status.FINISHED
+        }
         for resources, runs in by_class(self.plan.runs, launcher, host_ooms).items():
             states = [found.states[spec.fingerprint] for spec in runs]
             for spec, state in zip(runs, states, strict=True):
                 if state.status in CLAIMABLE:
                     check_time(spec, resources, launcher)
             known = batches(self.folder, [(task.batch, task.key) for task in queue.values()])
-            lacking = num_lacking(states, known, queue, resources.name, max_jobs=self.launcher.max_jobs,
-                                  runs_per_job=self.launcher.runs_per_job, now=time.time())
+            lacking = num_lacking(
+                states,
+                known,
+                queue,
+                resources.name,
+                max_jobs=self.launcher.max_jobs,
+                runs_per_job=self.launcher.runs_per_job,
+                now=time.time(),
+            )
             dead = died_at_once(known, queue, states, resources.name)
             if lacking and dead and not is_asked:
                 raise self._last_words(dead)
             if lacking:
-                sent += submit_workers(self.folder, launcher, resources, lacking, freeze(self.folder.root),
-                                       trainer=self._trainer, say=self.say)
+                sent += submit_workers(
+                    self.folder,
+                    launcher,
+                    resources,
+                    lacking,
+                    freeze(self.folder.root),
+                    trainer=self._trainer,
+                    say=self.say,
+                )
         return sent
 
     def _check_probe(self, found: Look) -> None:
@@ -212,9 +261,11 @@ class Tender:
         (place / "probe.json").unlink(missing_ok=True)
         with contextlib.suppress(LaunchError):
             self.cancel_waiting()
-        raise LaunchError(f"a node can't read {self.folder.path.absolute()}, or can't start {sys.executable} there",
-                          "a root and an environment that the nodes share with this machine",
-                          "set root= to a shared folder, and launcher.setup to what makes the environment")
+        raise LaunchError(
+            f"a node can't read {self.folder.path.absolute()}, or can't start {sys.executable} there",
+            "a root and an environment that the nodes share with this machine",
+            "set root= to a shared folder, and launcher.setup to what makes the environment",
+        )
 
     def _classified(self, death: Death) -> Death:
         """With what the dead worker printed taken into account, where SLURM only knows that it ended."""
@@ -222,7 +273,9 @@ class Tender:
         if death.kind != "killed" or job is None:
             return death
         log = folder_of(self.folder) / job.batch / f"{job.key}_0_log.out"
-        text = "\n".join([*tail(self.ledger.attempt_path(death.fingerprint, death.attempt, "log"), 40), *tail(log, 10)])
+        text = "\n".join(
+            [*tail(self.ledger.attempt_path(death.fingerprint, death.attempt, "log"), 40), *tail(log, 10)]
+        )
         kind = failure_class("", text)
         if kind in ("code", "nan_loss"):  # a worker survives these: they are not what ended it
             kind = "killed"
@@ -232,8 +285,11 @@ class Tender:
 
     def _without_bad_nodes(self) -> LauncherConfig:
         """The launcher, keeping away from nodes that took two runs with them."""
-        counts = Counter(str(values.get("node")) for values in map(read_json, sorted(
-            folder_of(self.folder).glob("bad-node-*.json"))) if values)
+        counts = Counter(
+            str(values.get("node"))
+            for values in map(read_json, sorted(folder_of(self.folder).glob("bad-node-*.json")))
+            if values
+        )
         bad = [node for node, number in sorted(counts.items()) if number >= NUM_NODE_FAILURES]
         if not bad:
             return self.launcher
@@ -241,9 +297,14 @@ class Tender:
 
     def _last_words(self, batch: Batch) -> LaunchError:
         logs = sorted((folder_of(self.folder) / batch.batch).glob("*.out"))
-        words = next((line for log in logs for line in reversed(tail(log, 5)) if "srun: error" not in line), "nothing")
-        return LaunchError(f"the workers of job {batch.job} died before they claimed a run; one said: {words[:300]}",
-                           "workers that start", "mend it (launcher.setup?), then run again")
+        words = next(
+            (line for log in logs for line in reversed(tail(log, 5)) if "srun: error" not in line), "nothing"
+        )
+        return LaunchError(
+            f"the workers of job {batch.job} died before they claimed a run; one said: {words[:300]}",
+            "workers that start",
+            "mend it (launcher.setup?), then run again",
+        )
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[bool]:

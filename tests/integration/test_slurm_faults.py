@@ -83,21 +83,26 @@ class Scene:
             states = self.tender.tend().states
             if all(state.status is Status.FINISHED for state in states.values()):
                 return
-            assert time.monotonic() < deadline, f"{self.root.name}: {[s.status for s in states.values()]} {self.said}"
+            assert time.monotonic() < deadline, (
+                f"{self.root.name}: {[s.status for s in states.values()]} {self.said}"
+            )
             time.sleep(1.0)
 
     def check(self, num_steps_lost: int) -> None:
         """Everything recorded, to the bit, and no more steps repeated than so many."""
         found = results(self.root)
-        assert {name: parameters for name, (parameters, _, _) in found.items()} == \
-            {spec.fingerprint: chain(spec) for spec in self.plan.runs}
+        assert {name: parameters for name, (parameters, _, _) in found.items()} == {
+            spec.fingerprint: chain(spec) for spec in self.plan.runs
+        }
         assert_no_attempt_after_the_record(self.root)
         total = sum(self.num_steps(spec) for spec in self.plan.runs)
         assert total <= len(self.plan.runs) * NUM_STEPS + num_steps_lost, f"{total} steps"
 
     def losses(self) -> list[str]:
         """The classes of what was lost."""
-        return [str((read_json(path) or {})["kind"]) for path in self.root.glob(".runs/*/attempts/*.lost.json")]
+        return [
+            str((read_json(path) or {})["kind"]) for path in self.root.glob(".runs/*/attempts/*.lost.json")
+        ]
 
     def num_released(self) -> int:
         return len(list(self.root.glob(".runs/*/attempts/*.released")))
@@ -134,8 +139,18 @@ def requeue_a_task(it: Scene) -> None:
 
 def preempt(it: Scene) -> None:
     node = next(task.node for task in it.tasks() if task.state == "RUNNING")
-    subprocess.run(["sbatch", "--partition=main", f"--nodelist={node}", "--cpus-per-task=4", "--output=/dev/null",
-                    "--wrap=sleep 3"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "sbatch",
+            "--partition=main",
+            f"--nodelist={node}",
+            "--cpus-per-task=4",
+            "--output=/dev/null",
+            "--wrap=sleep 3",
+        ],
+        check=True,
+        capture_output=True,
+    )
     it.until(lambda: it.num_released() > 0, 30)
 
 
@@ -162,10 +177,15 @@ ALONE = {
     "SIGKILL of a worker": Fault(kill_a_worker, 1, ("killed",)),
     "scancel of a task": Fault(cancel_a_task),
     "scontrol requeue": Fault(requeue_a_task, settings={"max_jobs": 1, "num_runs": 3}),
-    "preemption": Fault(preempt, settings={"partition": "low", "max_jobs": 1, "num_runs": 3, "cpus_per_worker": 4}),
-    "time limit": Fault(nothing, settings={"partition": "short", "time_min": 1, "max_jobs": 1, "num_runs": 2,
-                                           "step_s": 1.8}),
-    "a hung worker": Fault(stop_a_worker, 1, settings={"hung_s": 8.0}),  # SLURM wakes what it ends: it can save
+    "preemption": Fault(
+        preempt, settings={"partition": "low", "max_jobs": 1, "num_runs": 3, "cpus_per_worker": 4}
+    ),
+    "time limit": Fault(
+        nothing, settings={"partition": "short", "time_min": 1, "max_jobs": 1, "num_runs": 2, "step_s": 1.8}
+    ),
+    "a hung worker": Fault(
+        stop_a_worker, 1, settings={"hung_s": 8.0}
+    ),  # SLURM wakes what it ends: it can save
 }
 
 
@@ -243,7 +263,9 @@ def test_a_node_that_falls_silent_computes_on_and_is_not_robbed(slurm, tmp_path)
 def test_the_controller_restarts(slurm, tmp_path):
     it = scene(tmp_path, "controller", num_runs=3)
     it.begin()
-    slurm.daemons.stop("slurmctld")  # SIGTERM: it saves its state; jobs it hadn't saved are killed by the next one
+    slurm.daemons.stop(
+        "slurmctld"
+    )  # SIGTERM: it saves its state; jobs it hadn't saved are killed by the next one
     assert "squeue says" in it.tender.look().problem
     assert it.tender.look().dead == ()
     slurm.start_controller()

@@ -35,9 +35,26 @@ def test_waiting_runs_keep_the_code_and_configuration_they_were_submitted_with(s
     shutil.copy(PROJECT / "pyproject.toml", checkout)
     words = ("+grid=smoke_2x2", *SMALL)
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    subprocess.run([sys.executable, "-m", "sweep", *words, f"root={root}", "launcher=slurm",
-                    "launcher.max_jobs=2", "launcher.sbatch=['--hold']"], cwd=checkout, env=environment, check=True)
-    for path in (checkout / "train" / "loop.py", checkout / "sweep" / "worker.py", checkout / "sweep" / "ledger.py"):
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sweep",
+            *words,
+            f"root={root}",
+            "launcher=slurm",
+            "launcher.max_jobs=2",
+            "launcher.sbatch=['--hold']",
+        ],
+        cwd=checkout,
+        env=environment,
+        check=True,
+    )
+    for path in (
+        checkout / "train" / "loop.py",
+        checkout / "sweep" / "worker.py",
+        checkout / "sweep" / "ledger.py",
+    ):
         path.write_text("raise SystemExit('edited meanwhile')\n")
     for path in checkout.glob("conf/train/*.yaml"):
         path.write_text(path.read_text().replace("learning_rate: ", "learning_rate: 7"))
@@ -52,8 +69,15 @@ def test_a_bug_stops_the_sweep_within_a_minute(slurm, tmp_path):
     tender = toy_tender(tmp_path, toy_plan(40, learning_rate=1e-9), max_jobs=4)
     started = time.monotonic()
     tender.tend()
-    until(lambda: not [task for task in read_queue().values()
-                       if task.batch in tender.look().by_batch and (task.is_waiting or task.is_working)])
+    until(
+        lambda: (
+            not [
+                task
+                for task in read_queue().values()
+                if task.batch in tender.look().by_batch and (task.is_waiting or task.is_working)
+            ]
+        )
+    )
     assert time.monotonic() - started < 60
     states = tender.look().states.values()
     assert sum(state.status is Status.FAILED for state in states) < 15
@@ -64,8 +88,9 @@ def test_a_bug_stops_the_sweep_within_a_minute(slurm, tmp_path):
 def test_workers_that_cannot_start_are_told_and_not_sent_again(slurm, tmp_path):
     tender = toy_tender(tmp_path, toy_plan(4), setup=("unset PYTHONPATH",))
     tender._trainer = "no_such_module:make_trainer"
-    tender.launcher = type(tender.launcher)(kind="slurm", time_min=5, silence_s=12.0, max_jobs=2,
-                                            sbatch=("--export=NIL",), setup=("exit 7",))
+    tender.launcher = type(tender.launcher)(
+        kind="slurm", time_min=5, silence_s=12.0, max_jobs=2, sbatch=("--export=NIL",), setup=("exit 7",)
+    )
     with pytest.raises(LaunchError, match=r"a node can't read|died before they claimed"):
         until(lambda: [time.sleep(1), tender.tend(), False][-1])
 
@@ -73,11 +98,15 @@ def test_workers_that_cannot_start_are_told_and_not_sent_again(slurm, tmp_path):
 def test_a_folder_the_nodes_cannot_see_is_found_by_one_job(slurm, tmp_path):
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    line = (f"mount -t tmpfs tmpfs {hidden} && {sys.executable} -m sweep +grid=smoke_2x2 root={hidden}/root "
-            "launcher=slurm || exit 9; for time in 1 2 3 4 5 6 7 8; do sleep 2; "
-            f"{sys.executable} -m sweep +grid=smoke_2x2 root={hidden}/root launcher=slurm collect; "
-            "[ $? = 2 ] && exit 2; done")
-    done = subprocess.run(["unshare", "--mount", "bash", "-c", line], cwd=PROJECT, capture_output=True, text=True)
+    line = (
+        f"mount -t tmpfs tmpfs {hidden} && {sys.executable} -m sweep +grid=smoke_2x2 root={hidden}/root "
+        "launcher=slurm || exit 9; for time in 1 2 3 4 5 6 7 8; do sleep 2; "
+        f"{sys.executable} -m sweep +grid=smoke_2x2 root={hidden}/root launcher=slurm collect; "
+        "[ $? = 2 ] && exit 2; done"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", line], cwd=PROJECT, capture_output=True, text=True
+    )
     if "Operation not permitted" in done.stderr:
         pytest.skip("a mount of one's own needs root")
     assert done.returncode == 2, done.stdout + done.stderr
@@ -89,11 +118,14 @@ def test_a_folder_the_nodes_cannot_see_is_found_by_one_job(slurm, tmp_path):
 def test_where_jobs_may_not_be_queued_again_a_successor_goes_on(slurm, tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / "scontrol").write_text(f'#!/bin/sh\n[ "$1" = requeue ] && {{ echo "Requeue is disabled" >&2; exit 1; }}\n'
-                                    f'exec {shutil.which("scontrol", path=os.environ["PATH"])} "$@"\n')
+    (tools / "scontrol").write_text(
+        f'#!/bin/sh\n[ "$1" = requeue ] && {{ echo "Requeue is disabled" >&2; exit 1; }}\n'
+        f'exec {shutil.which("scontrol", path=os.environ["PATH"])} "$@"\n'
+    )
     (tools / "scontrol").chmod(0o755)
-    tender = toy_tender(tmp_path / "root", toy_plan(2), max_jobs=1,
-                        setup=(f"export TOY_STEP_S=0.3 PATH={tools}:$PATH",))
+    tender = toy_tender(
+        tmp_path / "root", toy_plan(2), max_jobs=1, setup=(f"export TOY_STEP_S=0.3 PATH={tools}:$PATH",)
+    )
     tender.tend()
     until(lambda: list((tmp_path / "root").glob(".runs/*/steps.log")))
     key = next(task.key for task in read_queue().values() if task.state == "RUNNING")
@@ -105,16 +137,28 @@ def test_where_jobs_may_not_be_queued_again_a_successor_goes_on(slurm, tmp_path)
 
 
 def test_a_limit_shorter_than_a_save_is_refused(slurm, tmp_path):
-    done = run_command("sweep", "+grid=smoke_2x2", f"root={tmp_path}", "launcher=slurm", "launcher.time_min=1",
-                       "launcher.signal_delay_s=20", "train.checkpoint_every_s=45")
+    done = run_command(
+        "sweep",
+        "+grid=smoke_2x2",
+        f"root={tmp_path}",
+        "launcher=slurm",
+        "launcher.time_min=1",
+        "launcher.signal_delay_s=20",
+        "train.checkpoint_every_s=45",
+    )
     assert done.returncode == 2
     assert "ends before" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_cancel_takes_waiting_workers_away_and_running_ones_save(slurm, tmp_path):
-    words = ("+grid=smoke_2x2", f"root={tmp_path}", "launcher=slurm", "launcher.max_jobs=2",
-             "launcher.sbatch=['--hold']")
+    words = (
+        "+grid=smoke_2x2",
+        f"root={tmp_path}",
+        "launcher=slurm",
+        "launcher.max_jobs=2",
+        "launcher.sbatch=['--hold']",
+    )
     assert run_command("sweep", *words).returncode == 0
     looked = run_command("sweep", *words, "status")
     assert "2 waiting" in looked.stdout, looked.stdout

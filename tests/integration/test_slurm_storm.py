@@ -24,8 +24,20 @@ class Weather:
         self.log: list[str] = []
 
     def strike(self) -> None:
-        name = self.chance.choice(["kill", "scancel", "requeue", "preempt", "node_down", "controller", "accounting",
-                                   "stop", "usr2", "slurmd"])
+        name = self.chance.choice(
+            [
+                "kill",
+                "scancel",
+                "requeue",
+                "preempt",
+                "node_down",
+                "controller",
+                "accounting",
+                "stop",
+                "usr2",
+                "slurmd",
+            ]
+        )
         if what := getattr(self, name)():
             self.log.append(f"{name} {what}")
 
@@ -47,14 +59,26 @@ class Weather:
     def preempt(self) -> str:
         node = self._node()
         if node:
-            subprocess.run(["sbatch", "--partition=main", f"--nodelist={node}", "--cpus-per-task=4",
-                            "--output=/dev/null", "--wrap=sleep 5"], check=True, capture_output=True)
+            subprocess.run(
+                [
+                    "sbatch",
+                    "--partition=main",
+                    f"--nodelist={node}",
+                    "--cpus-per-task=4",
+                    "--output=/dev/null",
+                    "--wrap=sleep 5",
+                ],
+                check=True,
+                capture_output=True,
+            )
         return node
 
     def node_down(self) -> str:
         node = self._node()
         if node:
-            subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
+            subprocess.run(
+                ["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True
+            )
             time.sleep(2.0)
             subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
         return node
@@ -100,7 +124,9 @@ class Weather:
         return self.chance.choice(nodes) if nodes else ""
 
 
-@pytest.mark.skipif("CLUSTER_FAULTS" not in os.environ, reason="takes minutes: CLUSTER_FAULTS=20 says how many faults")
+@pytest.mark.skipif(
+    "CLUSTER_FAULTS" not in os.environ, reason="takes minutes: CLUSTER_FAULTS=20 says how many faults"
+)
 @pytest.mark.parametrize("seed", [int(word) for word in os.environ.get("CLUSTER_SEEDS", "0").split(",")])
 def test_many_faults_in_one_sweep(slurm, tmp_path: Path, seed):
     num_faults, chance = int(os.environ["CLUSTER_FAULTS"]), random.Random(seed)
@@ -111,7 +137,9 @@ def test_many_faults_in_one_sweep(slurm, tmp_path: Path, seed):
     while len(weather.log) < num_faults:
         assert time.monotonic() < deadline
         time.sleep(chance.uniform(1.0, 4.0))
-        if not it.running(1) and all(state.status is Status.FINISHED for state in it.tender.look().states.values()):
+        if not it.running(1) and all(
+            state.status is Status.FINISHED for state in it.tender.look().states.values()
+        ):
             break
         weather.strike()
         try:

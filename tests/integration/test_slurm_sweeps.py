@@ -14,9 +14,19 @@ from sweep.spec import Status
 from train.files import read_json
 
 pytestmark = pytest.mark.integration
-SMALL = ("dataset.num_train_rows=64", "dataset.num_validation_rows=16", "dataset.num_test_rows=16",
-         "dataset.num_robustness_rows=0", "train.epochs=1", "eval.max_new_tokens=4")
-FORTY = ("+grid=smoke_2x2", f"grid.seeds={list(range(13))}".replace(" ", ""), *SMALL)  # 3 x 13 runs, and the base
+SMALL = (
+    "dataset.num_train_rows=64",
+    "dataset.num_validation_rows=16",
+    "dataset.num_test_rows=16",
+    "dataset.num_robustness_rows=0",
+    "train.epochs=1",
+    "eval.max_new_tokens=4",
+)
+FORTY = (
+    "+grid=smoke_2x2",
+    f"grid.seeds={list(range(13))}".replace(" ", ""),
+    *SMALL,
+)  # 3 x 13 runs, and the base
 
 
 @pytest.fixture
@@ -138,8 +148,10 @@ def test_a_submitter_that_dies_around_sbatch_loses_and_doubles_nothing(slurm, tm
     found = again.tend()
     assert found.sent == (), "its array was found by its name"
     assert found.batches[0].job
-    assert again.repair() == [f"batch {found.batches[0].batch} is job {found.batches[0].job}: "
-                              "its submitter died before writing it down"]
+    assert again.repair() == [
+        f"batch {found.batches[0].batch} is job {found.batches[0].job}: "
+        "its submitter died before writing it down"
+    ]
 
 
 REFUSALS = {

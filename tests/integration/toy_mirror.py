@@ -22,7 +22,7 @@ from sweep.launch import Launch
 from sweep.ledger import Ledger
 from sweep.show import make_view
 from sweep.spec import Plan, RunSpec
-from sweep.worker import GivenBack
+from sweep.trainers import GivenBack
 from train.files import write_text_atomic
 from train.record import RunRecord
 from train.tracking import start_tracker

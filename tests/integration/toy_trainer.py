@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sweep.spec import RunSpec
-from sweep.worker import GivenBack, RunOne
+from sweep.trainers import GivenBack, RunOne
 from train.files import read_json, write_json_atomic
 from train.record import RunRecord
 

@@ -34,10 +34,18 @@ class Daemons:
         if self.pid(name) is not None:
             return
         with open(self.logs / f"{name}.out", "ab") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                       start_new_session=True, env={**os.environ, **variables})
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, **variables},
+            )
         process.returncode = 0  # it is meant to outlive this object: no ResourceWarning
-        (self.folder / f"{name}.process").write_text(f"{process.pid} {process_start(process.pid)}", encoding="ascii")
+        (self.folder / f"{name}.process").write_text(
+            f"{process.pid} {process_start(process.pid)}", encoding="ascii"
+        )
 
     def stop(self, *names: str, patience_s: float = 5.0) -> None:
         """SIGTERM, patience, SIGKILL."""

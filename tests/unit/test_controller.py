@@ -21,7 +21,8 @@ from sweep.ledger import Ledger
 from sweep.show import PlainView
 from sweep.slots import holders, take_slot
 from sweep.spec import Status
-from sweep.worker import GivenBack, Worker
+from sweep.trainers import GivenBack
+from sweep.worker import Worker
 
 PLAN = toy_plan(5)
 

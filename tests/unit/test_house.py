@@ -73,7 +73,7 @@ def test_imports_only_point_down(project):
 
 def test_only_the_worker_reaches_the_trainer(project):
     for path in (project / "sweep").rglob("*.py"):
-        if path.name != "worker.py":
+        if path.name != "trainers.py":
             assert not imports(path) & {"train.run", "train.loop", "train.model", "train.evaluate"}, path
     for path in (project / "analysis").rglob("*.py"):
         assert not imports(path) & {"train.run", "train.loop", "train.model", "train.evaluate"}, path

@@ -15,19 +15,11 @@ from toys import failed, finished, toy_plan
 from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.ledger import Ledger
+from sweep.outcomes import same_failure
 from sweep.slots import holders, take_slot
 from sweep.spec import Status
-from sweep.worker import (
-    NO_SLOT,
-    NOTHING_LEFT,
-    SAME_FAILURE,
-    GivenBack,
-    Worker,
-    load_trainer,
-    make_trainer,
-    same_failure,
-    work,
-)
+from sweep.trainers import GivenBack, load_trainer, make_trainer
+from sweep.worker import NO_SLOT, NOTHING_LEFT, SAME_FAILURE, Worker, work
 
 PLAN = toy_plan(4)
 
@@ -339,7 +331,7 @@ def test_signals_that_come_all_at_once_do_not_hang_a_worker(project):
 
 
 def test_the_trainer_is_named_by_module_and_function():
-    assert load_trainer("sweep.worker:make_trainer") is make_trainer
+    assert load_trainer("sweep.trainers:make_trainer") is make_trainer
 
 
 def test_importing_a_worker_loads_no_torch(project):
