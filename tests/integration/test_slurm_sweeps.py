@@ -75,7 +75,9 @@ def test_forty_runs_on_four_nodes_equal_the_local_launchers(slurm, tmp_path):
     assert results(there) == results(here)
     assert len(results(there)) == 40
     assert_no_attempt_after_the_record(there)
-    assert {claim["worker"].partition(",")[0] for claim in claims} == {"c1", "c2", "g1", "g2"}
+    nodes = {claim["worker"].partition(",")[0] for claim in claims}
+    assert nodes <= {"c1", "c2", "g1", "g2"}
+    assert len(nodes) >= 2, "all on one node"  # a late node may find nothing left of 40 runs of a second
 
 
 def test_many_runs_take_one_sbatch_and_less_than_two_seconds(slurm, tmp_path, calls):
