@@ -5,7 +5,6 @@
       DataError         a dataset's path, file, row or share of usable rows
       ModelError        a checkpoint, a tokenizer or a revision
       TemplateError     a chat template that hides where the roles are
-      CheckpointError   a saved state that can't be continued
 
 A user's mistake is one line in three parts: what is wrong with its value, what was expected, what to type
 next. The commands print it without a traceback and exit with code 2.
@@ -42,7 +41,3 @@ class ModelError(UserError):
 
 class TemplateError(UserError):
     """A chat template in which a role's text can't be located."""
-
-
-class CheckpointError(UserError):
-    """A saved training state that can't be continued."""

@@ -3,7 +3,7 @@
 Weights are known before the forward pass, so the gradient of a chunk is made right after its logits, in their
 place, and the logits are forgotten: three products of the head's size instead of the four of a recomputing
 kernel, two where the head is frozen. A target of coefficient 0 must not be passed in: its row then never
-reaches the head. `train.loss` has the plain computation, which stays the reference.
+reaches the head. `train.heads` has the plain computation for models without a head to split.
 
     loss = sum_t c(t) nll(t) + sum_t d(t) KL(p_t || r_t),    p = softmax(cap(W h + b))
 

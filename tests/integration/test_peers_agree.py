@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from tiny import run_config, tiny_split
+from tiny import loss_of_first_step, run_config, tiny_model, tiny_split
 
 from train.batches import collate
-from train.loss import num_active_targets, weight_by_role, weighted_nll_sum
 from train.spans import Role
 
 pytestmark = pytest.mark.integration
@@ -19,13 +18,12 @@ pytestmark = pytest.mark.integration
 def test_trl_computes_the_same_loss(tmp_path, prompt_weight, response_weight, masked):
     trl = pytest.importorskip("trl")
     import datasets
-    from tiny import tiny_model
 
     from train.compose import compose_run
     from train.tokenizer import load_tokenizer
 
     config = compose_run(["objective.prompt_weight=0", "objective.response_weight=1", "seed=0"])
-    batch = collate(tiny_split(), list(range(6)), torch.device("cpu"))
+    batch = collate(tiny_split(6), list(range(6)), torch.device("cpu"))
     labels_BT = batch.ids_BT.clone()
     for role in masked:
         labels_BT[batch.roles_BT == role] = -100
@@ -41,8 +39,5 @@ def test_trl_computes_the_same_loss(tmp_path, prompt_weight, response_weight, ma
     mask_BT = torch.ones_like(batch.ids_BT)
     inputs = {"input_ids": batch.ids_BT, "labels": labels_BT, "attention_mask": mask_BT}
     theirs = trainer.compute_loss(trainer.model.eval(), inputs).detach().item()
-    weights_R = weight_by_role(run_config(prompt_weight, response_weight).objective)
-    with torch.no_grad():
-        logits = tiny_model()(input_ids=batch.ids_BT).logits
-    ours = weighted_nll_sum(logits, batch.ids_BT, batch.roles_BT, weights_R).item()
-    assert ours / num_active_targets(batch.roles_BT, weights_R) == pytest.approx(theirs, rel=1e-6)
+    ours = loss_of_first_step(run_config(prompt_weight, response_weight), tiny_split(6), tmp_path / "ours")
+    assert ours == pytest.approx(theirs, rel=1e-6)

@@ -1,5 +1,8 @@
 """A model and rows small enough for a test to compute by hand."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy
 import torch
 from torch import nn
@@ -66,3 +69,24 @@ def run_config(
     tree["seed"] = seed
     tree["train"] |= {"learning_rate": 3e-3, "batch_size": 8, "epochs": 4.0, "warmup_ratio": 0.1} | recipe
     return run_config_from_dict(tree)
+
+
+def loss_of_first_step(
+    config: RunConfig, split: TokenSplit, folder: Path, model: nn.Module | None = None
+) -> float:
+    """The loss of one optimiser step over all rows, by the loop that trains: nats per counted token."""
+    from train.loop import Hooks, train_model
+    from train.tracking import NullTracker
+
+    recipe = dataclasses.replace(config.train, max_steps=1, batch_size=len(split.row_ids), warmup_ratio=0.0)
+    progress = train_model(
+        model if model is not None else tiny_model(),
+        split,
+        dataclasses.replace(config, train=recipe),
+        fingerprint=f"{config.objective}",
+        folder=folder,
+        device=torch.device("cpu"),
+        hooks=Hooks(lambda: False, lambda step, steps: None, NullTracker()),
+    )
+    assert progress.final_train_loss is not None
+    return progress.final_train_loss
