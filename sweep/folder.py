@@ -2,7 +2,7 @@
 
 <root>/<sweep>/plan.json            what was asked and what is needed
                runs/<run_id>        a link into <root>/.runs, as runs are shared by all sweeps of a root
-               workers/             submitit's files and the workers' output
+               workers/             submitit's files and the workers' output, until every run is finished
                controller.lock      held by the process that starts workers
                stop                 when somebody last asked to stop
                report/              written by the analysis

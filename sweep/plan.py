@@ -7,7 +7,6 @@ is the ledger's to know, not the plan's.
 import dataclasses
 import re
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -191,24 +190,6 @@ def summary_lines(plan: Plan) -> list[str]:
         f"\u2192 {_counted(runs, 'run')} + {_counted(num_bases, 'untrained base model')}"
     )
     return lines
-
-
-def table_rows(plan: Plan) -> list[tuple[str, str, str, int, int, int]]:
-    """For each plane: model, dataset, further settings, cells, runs, aliases."""
-    cells = Counter(planned.cell.group for planned in plan.cells)
-    aliases = Counter(planned.cell.group for planned in plan.cells if planned.is_alias)
-    return [
-        (
-            model,
-            dataset,
-            " ".join(f"{key}={value}" for key, value in settings),
-            cells[group],
-            cells[group] - aliases[group],
-            aliases[group],
-        )
-        for group in cells
-        for model, dataset, settings in [group]
-    ]
 
 
 def _counted(count: int, word: str, words: str = "") -> str:

@@ -1,12 +1,14 @@
-"""Which trained weights stay once a sweep is reported: with retention=region, those of its regions."""
+"""What may go once a sweep is reported: trained weights outside its regions, and its workers' own files."""
 
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from sweep.folder import SweepFolder, sweep_names
 from sweep.ledger import Ledger
+from sweep.slots import holders
 from sweep.spec import Plan
-from train.files import read_json
+from train.files import only_one, read_json
 from train.kept import has_weights, remove_weights
 
 
@@ -30,6 +32,16 @@ def prune(plan: Plan, ledger: Ledger, folder: SweepFolder) -> tuple[int, int]:
             remove_weights(ledger.folder(spec.fingerprint))
     num_kept = sum(spec.fingerprint in wanted | kept_elsewhere for spec in present)
     return num_kept, len(present) - num_kept
+
+
+def remove_workers_files(folder: SweepFolder) -> None:
+    """Remove submitit's files of a sweep whose runs are all finished; what runs printed stays with the runs.
+
+    Not while somebody runs the sweep, or a worker that is ending may still write there: the next run removes them.
+    """
+    with only_one(folder.lock_path) as is_alone:
+        if is_alone and not any(holder.sweep == folder.name for holder in holders(folder.root).values()):
+            shutil.rmtree(folder.workers, ignore_errors=True)
 
 
 def region_fingerprints(plan: Plan, report: Mapping[str, Any]) -> set[str]:

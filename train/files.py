@@ -5,10 +5,12 @@ flushed to the disk and renamed (or hard-linked, where the first writer must win
 atomic on POSIX file systems, NFS included.
 """
 
+import fcntl
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,19 @@ def read_json(path: Path) -> Mapping[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
         return None
     return value if isinstance(value, dict) else None
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[bool]:
+    """Whether no other process is inside with the same lock file; it goes with its process, however that dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def _write_temporary(path: Path, text: str) -> Path:

@@ -7,7 +7,7 @@ from sweep.commands.reporting import show_report
 from sweep.commands.session import Session, find_run, open_session
 from sweep.controller import Controller, Ending, Interrupts
 from sweep.launch import Launch
-from sweep.retention import prune
+from sweep.retention import prune, remove_workers_files
 from sweep.show import make_view, reason
 from sweep.spec import Status
 from sweep.stages import children
@@ -81,6 +81,8 @@ def close_session(session: Session, ending: Ending) -> int:
     if session.config.retention == "region" and not code:
         kept, given_up = prune(session.plan, session.ledger, session.folder)
         print(f"weights: {kept} {_runs(kept)} in the region keep theirs, {given_up} gave them up")
+    if ending.num(Status.FINISHED) == len(ending.states):
+        remove_workers_files(session.folder)
     return code
 
 

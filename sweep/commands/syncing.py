@@ -11,13 +11,11 @@ it again, or after dying half-way, repeats nothing.
     <root>/<sweep>/sync.lock     held while a sync runs; a second one, such as cron's next, leaves at once
 """
 
-import fcntl
 import netrc
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from sweep.commands.session import Session, open_session
 from sweep.spec import Plan, RunSpec, Status
 from sweep.upload import News, is_confirmed, mirrored_for_sync, news_of, upload
 from train.errors import UserError
-from train.files import read_json, write_json_atomic
+from train.files import only_one, read_json, write_json_atomic
 from train.tracking import one_line
 from train.tracking_values import Asked
 from train.tracking_wandb import explained, mark_synced, set_environment
@@ -60,7 +58,7 @@ def _same_runs(one: Plan, other: Plan) -> bool:
 def sync_session(session: Session) -> int:
     """`sync` of a sweep that is open already."""
     set_environment()
-    with _only_one(session.folder.path) as is_mine:
+    with only_one(session.folder.path / "sync.lock") as is_mine:
         if not is_mine:
             print("another sync of this sweep is at work; nothing to do")
             return 0
@@ -213,16 +211,3 @@ def target_name(spec: RunSpec) -> str:
     """Server, entity and project: what has been sent to one hasn't been sent to another."""
     tracking = spec.config.tracking
     return f"{os.environ.get('WANDB_BASE_URL', 'default')} {tracking.entity or ''}/{tracking.project}"
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[bool]:
-    """Whether no other process syncs this sweep; the lock goes with its process, however that dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "sync.lock", "a", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

@@ -5,11 +5,10 @@ number of callers at once do no harm: facts are files that appear once, and a wo
 """
 
 import contextlib
-import fcntl
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sweep.attempts import tail
@@ -37,7 +36,7 @@ from sweep.slurm.reconcile import (
 from sweep.slurm.submit import submit_workers
 from sweep.spec import Plan, Status
 from sweep.trainers import TRAINER
-from train.files import read_json, write_json_exclusive
+from train.files import only_one, read_json, write_json_exclusive
 
 NUM_NODE_FAILURES = 2
 ORPHAN_S = 3600.0  # since a batch was announced, after which it won't appear any more
@@ -148,7 +147,8 @@ class Tender:
             with contextlib.suppress(LaunchError):
                 call("scontrol", "requeue", claim.job.key)
                 self.say(f"job {claim.job.key} runs but was silent for {claim.silence_s:.0f} s: queued again")
-        with self._lock() as is_ours:
+        # a second submitter sees the first one's workers with its next look
+        with only_one(folder_of(self.folder) / "submit.lock") as is_ours:
             return replace(found, sent=tuple(self._send(found, is_asked))) if is_ours else found
 
     def repair(self) -> list[str]:
@@ -305,19 +305,6 @@ class Tender:
             "workers that start",
             "mend it (launcher.setup?), then run again",
         )
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[bool]:
-        """One submitter at a time; a second one sees the first one's workers with its next look."""
-        place = folder_of(self.folder)
-        place.mkdir(parents=True, exist_ok=True)
-        with open(place / "submit.lock", "w", encoding="ascii") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
 
 
 def queue_lines(found: Look) -> list[str]:

@@ -67,6 +67,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_line_continues(sweep):
     assert f"Continue with: python -m sweep {GRID} root={root} launcher.slots=1" in last
     assert again.returncode == 0, again.stdout + again.stderr
     assert "4 of 4 runs finished" in again.stdout
+    assert not SweepFolder(root, "smoke_2x2").workers.exists(), "what runs printed is kept with the runs"
     log = "".join(path.read_text() for path in root.glob(".runs/*/attempts/*.log"))
     assert "Traceback" not in log
     assert len(list(root.glob(".runs/*/attempts/*.released"))) == 1

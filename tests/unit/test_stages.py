@@ -8,11 +8,13 @@ from planning import composed, planned, refusal, run_config
 from toys import failed, finished, toy_plan, toy_spec
 
 from sweep.commands.session import find_run
+from sweep.controller import take_controller_lock
 from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.ledger import Ledger
 from sweep.plan import plan_from_dict, plan_to_dict, summary_lines, train_command
-from sweep.retention import prune, region_fingerprints
+from sweep.retention import prune, region_fingerprints, remove_workers_files
+from sweep.slots import take_slot
 from sweep.spec import Plan, Status
 from sweep.worker import NOTHING_LEFT, Worker
 from train.files import write_json_atomic
@@ -249,3 +251,22 @@ def test_the_papers_follow_up_shares_its_supervised_runs(monkeypatch):
     assert len(both.cells) == 2 * 525
     assert sum(spec.config.stage == "dpo" for spec in both.runs) == 15 * 21
     assert {spec.parent_fingerprint for spec in both.runs if spec.parent_fingerprint} < supervised
+
+
+def test_workers_files_go_when_nobody_may_write_there(tmp_path):
+    folder = SweepFolder(tmp_path, "toys")
+    (folder.workers / "20260101T000000-1").mkdir(parents=True)
+    controller = take_controller_lock(folder)
+    remove_workers_files(folder)
+    assert folder.workers.exists(), "somebody runs the sweep"
+    controller.close()
+    worker = take_slot(tmp_path, "toys", 0)
+    remove_workers_files(folder)
+    assert folder.workers.exists(), "a worker is still ending"
+    worker.seek(0)
+    worker.truncate()
+    other = take_slot(tmp_path, "another", 1)
+    remove_workers_files(folder)
+    assert not folder.workers.exists()
+    worker.close()
+    other.close()
