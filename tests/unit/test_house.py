@@ -28,6 +28,11 @@ PURE = {  # may compute, may not touch the world
     "sweep/rays.py",
     "analysis/plane.py",
     "analysis/region.py",
+    "analysis/kernels.py",
+    "analysis/gaussian.py",
+    "analysis/sampling.py",
+    "analysis/surface.py",
+    "analysis/optimum.py",
     "analysis/table.py",
 }
 WORLD = {
