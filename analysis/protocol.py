@@ -11,7 +11,8 @@ from analysis.table import Group, Table
 from analysis.text import group_name, plural
 from sweep.spec import RunSpec
 from train.config import config_to_dict
-from train.metrics import METRICS, SPLITS
+from train.metrics import SPLITS
+from train.metrics import metric as metric_of
 from train.record import RunRecord
 
 _PARTS = {"training": "training_s", "evaluation": "evaluation_s", "setup": "setup_s"}
@@ -206,7 +207,7 @@ def glossary_section(available: Iterable[str]) -> Markup:
         splits.setdefault(measure, []).append(split)
     rows = []
     for measure, found in splits.items():
-        metric = METRICS[f"{found[0]}_{measure}"]
+        metric = metric_of(f"{found[0]}_{measure}")
         rows.append(
             [
                 metric.title.rsplit(" (", 1)[0],

@@ -14,7 +14,7 @@ from analysis.report import Report, summary_text
 from analysis.study import Study
 from analysis.table import Table
 from analysis.text import finding, group_name
-from train.metrics import METRICS
+from train.metrics import metric as metric_of
 from train.tracking_values import STEP
 
 _CURVES = (("train_response_nll", "response nll"), ("train_prompt_nll", "prompt nll"))
@@ -106,7 +106,7 @@ def _plane_panels(metric: str) -> list[Any]:
     ]
     return [
         reports.ScatterPlot(
-            title=METRICS[metric].title,
+            title=metric_of(metric).title,
             x=reports.Config("response_weight"),
             y=reports.Config("prompt_weight"),
             z=chosen,
@@ -150,7 +150,7 @@ def _budget_panels() -> list[Any]:
 
 def _bar(name: str) -> Any:
     return reports.BarPlot(
-        title=METRICS[name].title,
+        title=metric_of(name).title,
         metrics=[reports.SummaryMetric(name)],
         groupby=reports.Config("ratio"),
         groupby_aggfunc="mean",

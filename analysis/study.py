@@ -20,7 +20,8 @@ from analysis.region import (
 )
 from analysis.table import Group, Table, choose_metric
 from sweep.spec import Status
-from train.metrics import METRICS
+from train.metrics import metric as metric_of
+from train.metrics import ordered
 
 CONVENTIONAL = (0.0, 1.0)  # instruction tuning: the loss on responses only
 INSTRUCTION_MODELLING = (1.0, 1.0)
@@ -95,8 +96,8 @@ def _study(table: Table, group: Group, name: str, config: AnalysisConfig) -> Stu
         key: table.record_by_fingerprint[key] for key in fingerprints if key in table.record_by_fingerprint
     }
     reported = {metric for record in records.values() for metric in record.metrics} | {name}
-    names = [name, *(other for other in METRICS if other in reported and other != name)]
-    planes = {metric: make_plane(table, group, METRICS[metric]) for metric in names}
+    names = [name, *(other for other in ordered(reported) if other != name)]
+    planes = {metric: make_plane(table, group, metric_of(metric)) for metric in names}
     chosen, test = planes[name], planes.get(name.replace("validation_", "test_"))
     region = best_region(chosen, config.standard_errors)
     test_spread = seed_spread(test.scores_YS) if test is not None else None

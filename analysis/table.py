@@ -1,13 +1,24 @@
 """Records joined to the plan that asked for them: what is there, and by name what is not. Pure."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from sweep.spec import Plan, PlannedBase, PlannedCell, RunSpec, Settings, Status
 from train.errors import ConfigError, UserError
-from train.metrics import METRICS, SELECTION_PREFERENCE, Metric, selection_metric
+from train.metrics import (
+    MEASURES,
+    METRICS,
+    SELECTION_PREFERENCE,
+    Metric,
+    is_metric,
+    is_selectable,
+    metric,
+    ordered,
+    selection_metric,
+)
 from train.record import Failure, RunRecord
 
 Group = tuple[str, str, Settings]  # model, dataset, further settings: what the cells of one plane share
@@ -48,7 +59,7 @@ class Table:
             if record.stage != "base"
             for name in record.metrics
         }
-        return tuple(name for name in METRICS if name in found)
+        return ordered(found)
 
     def absent(self, group: Group | None = None) -> dict[Status, tuple[str, ...]]:
         """Run ids asked for and not finished, by status, in the plan's order; of one plane or of all."""
@@ -119,20 +130,20 @@ def choose_metric(table: Table, asked: str | None) -> Metric:
     Raises   ConfigError for a name that isn't a validation metric with a direction; AnalysisError if no
              record holds it. Test metrics are refused on purpose: what chooses can't also judge.
     """
-    selectable = check_metric(asked)
+    check_metric(asked)
     if not table.num_trained:
         command = f"python -m sweep +grid={table.plan.name}"
         raise nothing_finished(table.plan.name, len(table.plan.runs), command)
-    available = [name for name in table.available if name in selectable]
+    available = [name for name in table.available if is_selectable(name)]
     if asked is not None and asked not in available:
         raise AnalysisError(
             f"analysis.metric={asked} is on no record of {table.plan.name}",
             f"one of {', '.join(available) or 'none'}",
             "leave analysis.metric out to choose",
         )
-    chosen = METRICS[asked] if asked is not None else selection_metric(available)
+    chosen = metric(asked) if asked is not None else selection_metric(available)
     if chosen is None and available:
-        chosen = METRICS[available[0]]
+        chosen = metric(available[0])
     if chosen is None:
         raise AnalysisError(
             f"the records of {table.plan.name} hold no validation metric",
@@ -142,14 +153,10 @@ def choose_metric(table: Table, asked: str | None) -> Metric:
     return chosen
 
 
-def check_metric(asked: str | None) -> tuple[str, ...]:
-    """The metrics that may choose; ConfigError if `asked` is none of them."""
-    selectable = tuple(
-        name for name, metric in METRICS.items() if name.startswith("validation_") and metric.better != "none"
-    )
-    if asked is not None and asked not in selectable:
-        raise _refuse_metric(asked, selectable)
-    return selectable
+def check_metric(asked: str | None) -> None:
+    """ConfigError if `asked` may not choose: no metric of a validation split with a direction."""
+    if asked is not None and not is_selectable(asked):
+        raise _refuse_metric(asked, tuple(filter(is_selectable, METRICS)))
 
 
 def nothing_finished(name: str, num_asked: int, command: str) -> AnalysisError:
@@ -160,11 +167,20 @@ def nothing_finished(name: str, num_asked: int, command: str) -> AnalysisError:
 
 
 def _refuse_metric(asked: str, selectable: Sequence[str]) -> ConfigError:
-    if asked in METRICS:
-        same = asked.replace("test_", "validation_").replace("robustness_", "validation_")
-        why = "has no direction" if METRICS[asked].better == "none" else "is for the report, not for choosing"
-        fix = f"use analysis.metric={same}" if same in selectable and same != asked else ""
+    if is_metric(asked):
+        same = re.sub("^(test|robustness|all)_", "validation_", asked)
+        why = "has no direction" if metric(asked).better == "none" else "is for the report, not for choosing"
+        fix = f"use analysis.metric={same}" if is_selectable(same) and same != asked else ""
         return ConfigError(f"analysis.metric={asked} {why}", f"one of {', '.join(selectable)}", fix)
+    if "." in asked:
+        measures = difflib.get_close_matches(asked.rpartition(".")[2], MEASURES, n=2, cutoff=0.4)
+        return ConfigError(
+            f"unknown metric analysis.metric={asked}",
+            "validation_BENCHMARK.MEASURE, such as validation_mmlu.accuracy",
+            f"did you mean {' or '.join(f'validation_BENCHMARK.{name}' for name in measures)}?"
+            if measures
+            else "",
+        )
     near = difflib.get_close_matches(asked, selectable, n=2, cutoff=0.4)
     return ConfigError(
         f"unknown metric analysis.metric={asked}",

@@ -14,7 +14,7 @@ from train.errors import ConfigError, DataError, ModelError
 from train.files import read_json, write_json_atomic
 from train.hub import check_reachable
 from train.kept import has_weights
-from train.metrics import METRICS
+from train.metrics import metric as metric_of
 from train.record import RunRecord, record_from_dict, record_to_dict
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _print(record: RunRecord, folder: Path) -> None:
     if record.failure is not None:
         print(f"failed ({record.failure.kind}): {record.failure.message}")
     for name, value in record.metrics.items():
-        metric = METRICS[name]
+        metric = metric_of(name)
         direction = {"higher": "higher is better", "lower": "lower is better", "none": ""}[metric.better]
         print(f"{name:36s} {value:10.4f}  {metric.unit}{', ' if direction else ''}{direction}")
     print(

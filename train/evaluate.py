@@ -1,41 +1,128 @@
-"""What a trained model is worth, measured without the swept weights: likelihoods by role, answers by rule.
+"""What a trained model is worth on its own dataset, without the swept weights: likelihoods by role, answers by rule.
 
-A weighted evaluation loss is smaller *because* the weight is smaller; nothing here sees a weight.
+A weighted evaluation loss is smaller *because* the weight is smaller; nothing here sees a weight. Public benchmarks
+are `train.benchmarks`'.
+
+Letters: I rows (items) of a split, R roles.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train.batches import collate, micro_batches
 from train.config import EvalConfig
 from train.embedded.scoring import is_exact_answer, meets_constraint
-from train.loss import nll_sums_by_role
+from train.items import Items, half_of, score
+from train.loss import nll_sums_by_role_and_row
+from train.metrics import MEASURES
 from train.spans import Role
 from train.tokens import TokenData, TokenSplit
 
 _NLL_PADDED_TOKENS = 8192  # held at once while measuring likelihoods
+DATASET, ROBUSTNESS = "dataset", "robustness"  # the benchmarks of a run's own dataset
+_BENCHMARK_OF_SPLIT = {"validation": DATASET, "test": DATASET, "robustness": ROBUSTNESS}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The metrics of a run (see `train.metrics`), and what each item added to them."""
+
+    metrics: Mapping[str, float]
+    items: tuple[Items, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Measured:
+    """One split: its metrics, and by measure each row's value and what it weighs in the mean."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    values: dict[str, NDArray[numpy.float64]] = field(default_factory=dict)
+    weights: dict[str, NDArray[numpy.float64]] = field(default_factory=dict)
+    outputs: list[str | None] = field(default_factory=list)
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: TokenData, config: EvalConfig, tokenizer: object, device: torch.device
-) -> dict[str, float]:
-    """Every metric of every split but train; see `train.metrics`. A metric without a row is absent, never 0."""
+    model: nn.Module,
+    data: TokenData,
+    config: EvalConfig,
+    tokenizer: object,
+    device: torch.device,
+    *,
+    protocol: str = "",
+) -> Evaluation:
+    """Every metric of every split but train. A metric without a row is absent, never 0.
+
+    protocol   fingerprint of the dataset and of how it is asked: that of the items.
+    """
     metrics: dict[str, float] = {}
+    measured: dict[str, tuple[TokenSplit, _Measured]] = {}
     for name, split in data.splits.items():
         if name == "train" or not len(split.row_ids):
             continue
-        measured = _likelihoods(model, split, device)
+        found = _likelihoods(model, split, device)
         if config.generate and any(check is not None for check in split.checks):
-            measured |= _answers(model, split, config, tokenizer, device)
-        metrics |= {f"{name}_{key}": value for key, value in measured.items() if math.isfinite(value)}
-    return metrics
+            _add_answers(found, model, split, config, tokenizer, device)
+        metrics |= {f"{name}_{key}": value for key, value in found.metrics.items() if math.isfinite(value)}
+        measured[name] = split, found
+    items = [
+        _items(benchmark, {name: measured[name] for name in names}, protocol)
+        for benchmark in (DATASET, ROBUSTNESS)
+        if (names := [name for name in measured if _BENCHMARK_OF_SPLIT[name] == benchmark])
+    ]
+    for one in items:
+        if one.benchmark == ROBUSTNESS:  # whose halves have no metrics of their own above
+            metrics |= {
+                f"{half}_{ROBUSTNESS}.{column}": found.mean
+                for half in ("validation", "test")
+                for column in one.values
+                if (found := score(one, column, half)) is not None
+            }
+    return Evaluation(metrics, tuple(items))
 
 
-def _likelihoods(model: nn.Module, split: TokenSplit, device: torch.device) -> dict[str, float]:
+def _items(benchmark: str, splits: Mapping[str, tuple[TokenSplit, _Measured]], protocol: str) -> Items:
+    """The rows of the splits one after another; robustness rows are halved by their ids."""
+    row_ids = [row_id for split, _ in splits.values() for row_id in split.row_ids]
+    halves = [
+        half_of(benchmark, row_id) if name == ROBUSTNESS else name
+        for name, (split, _) in splits.items()
+        for row_id in split.row_ids
+    ]
+    checks = [check or {} for split, _ in splits.values() for check in split.checks]
+    columns = [name for name in MEASURES if any(name in found.values for _, found in splits.values())]
+
+    def joined(which: str, column: str, absent: float) -> NDArray[numpy.float64]:
+        parts = [
+            getattr(found, which).get(column, numpy.full(len(split), absent))
+            for split, found in splits.values()
+        ]
+        return numpy.concatenate(parts)
+
+    weighted = {name for _, found in splits.values() for name in found.weights}
+    outputs = [text for split, found in splits.values() for text in found.outputs or [None] * len(split)]
+    return Items(
+        benchmark=benchmark,
+        protocol=protocol,
+        metrics={name: MEASURES[name] for name in columns},
+        item_ids=tuple(row_ids),
+        clusters=tuple(
+            str(check.get("family", row_id)) for check, row_id in zip(checks, row_ids, strict=True)
+        ),
+        splits=tuple(halves),
+        values={name: joined("values", name, math.nan) for name in columns},
+        weights={name: joined("weights", name, 0.0) for name in columns if name in weighted},
+        outputs=tuple(outputs) if any(text is not None for text in outputs) else (),
+    )
+
+
+def _likelihoods(model: nn.Module, split: TokenSplit, device: torch.device) -> _Measured:
     """Unweighted nll per target token and per UTF-8 byte of text, for prompt and response tokens apart.
 
     Units    nats/token; bits/byte. The end-of-sequence token counts as a response token of no bytes.
@@ -43,45 +130,70 @@ def _likelihoods(model: nn.Module, split: TokenSplit, device: torch.device) -> d
     lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
     sums_R = torch.zeros(len(Role), dtype=torch.float64)
     counts_R = torch.zeros(len(Role), dtype=torch.int64)
+    sums_IR, counts_IR = numpy.zeros((len(lengths), len(Role))), numpy.zeros((len(lengths), len(Role)))
     for rows in micro_batches(range(len(lengths)), lengths, _NLL_PADDED_TOKENS):
         batch = collate(split, rows, device)
-        sums, counts = nll_sums_by_role(model(input_ids=batch.ids_BT).logits, batch.ids_BT, batch.roles_BT)
+        logits = model(input_ids=batch.ids_BT).logits
+        sums, counts, by_row, counts_by_row = nll_sums_by_role_and_row(logits, batch.ids_BT, batch.roles_BT)
         sums_R += sums.cpu()
         counts_R += counts.cpu()
+        sums_IR[rows], counts_IR[rows] = by_row.cpu().numpy(), counts_by_row.cpu().numpy()
     bytes_R = split.role_bytes.sum(axis=0)
-    result: dict[str, float] = {}
+    found = _Measured()
     for role in (Role.PROMPT, Role.RESPONSE):
         key = role.name.lower()
         if counts_R[role]:
-            result[f"{key}_nll"] = float(sums_R[role] / counts_R[role])
+            found.metrics[f"{key}_nll"] = float(sums_R[role] / counts_R[role])
+            _add_ratio(found, f"{key}_nll", sums_IR[:, role], counts_IR[:, role])
         if bytes_R[role]:
-            result[f"{key}_bits_per_byte"] = float(sums_R[role]) / (math.log(2) * float(bytes_R[role]))
-    return result
+            found.metrics[f"{key}_bits_per_byte"] = float(sums_R[role]) / (math.log(2) * float(bytes_R[role]))
+            _add_ratio(
+                found, f"{key}_bits_per_byte", sums_IR[:, role] / math.log(2), split.role_bytes[:, role]
+            )
+    return found
 
 
-def _answers(
-    model: nn.Module, split: TokenSplit, config: EvalConfig, tokenizer: object, device: torch.device
-) -> dict[str, float]:
+def _add_ratio(
+    found: _Measured, name: str, sums_I: NDArray[numpy.float64], weights_I: NDArray[numpy.generic]
+) -> None:
+    """A column that is a ratio in each row, weighing its denominator; absent where that is 0."""
+    weights = weights_I.astype(numpy.float64)
+    found.weights[name] = weights
+    found.values[name] = numpy.where(weights > 0, sums_I / numpy.where(weights > 0, weights, 1), math.nan)
+
+
+def _add_answers(
+    found: _Measured,
+    model: nn.Module,
+    split: TokenSplit,
+    config: EvalConfig,
+    tokenizer: object,
+    device: torch.device,
+) -> None:
     """Greedy answers to the rows that carry a verifiable one, and the signs of a broken model beside them."""
     rows = [row for row, check in enumerate(split.checks) if check is not None]
     outputs = generate(model, [_prompt_ids(split, row) for row in rows], config, tokenizer, device)
     texts = tokenizer.batch_decode([tokens for tokens, _ in outputs], skip_special_tokens=True)  # type: ignore[attr-defined]
     checks = [split.checks[row] or {} for row in rows]
-    exact = [is_exact_answer(text, check) for text, check in zip(texts, checks, strict=True)]
     adherence = [
-        met
-        for text, check in zip(texts, checks, strict=True)
-        if (met := meets_constraint(text, check.get("constraint"))) is not None
+        meets_constraint(text, check.get("constraint")) for text, check in zip(texts, checks, strict=True)
     ]
-    result = {
-        "exact_answer": _mean(exact),
-        "empty_output_rate": _mean([not text.strip() for text in texts]),
-        "truncated_output_rate": _mean([not ended for _, ended in outputs]),
-        "mean_output_tokens": _mean([len(tokens) for tokens, _ in outputs]),
+    measured: dict[str, list[bool | int | None]] = {
+        "exact_answer": [is_exact_answer(text, check) for text, check in zip(texts, checks, strict=True)],
+        "empty_output_rate": [not text.strip() for text in texts],
+        "truncated_output_rate": [not ended for _, ended in outputs],
+        "mean_output_tokens": [len(tokens) for tokens, _ in outputs],
+        "constraint_adherence": list(adherence),
     }
-    if adherence:
-        result["constraint_adherence"] = _mean(adherence)
-    return result
+    for name, values in measured.items():
+        present = [value for value in values if value is not None]
+        if present:
+            found.metrics[name] = sum(present) / len(present)
+            found.values[name] = numpy.full(len(split), math.nan)
+            found.values[name][rows] = [math.nan if value is None else float(value) for value in values]
+    found.outputs = [None] * len(split)
+    for row, text in zip(rows, texts, strict=True):
+        found.outputs[row] = text
 
 
 def generate(
@@ -127,7 +239,3 @@ def generate(
 def _prompt_ids(split: TokenSplit, row: int) -> list[int]:
     start = int(split.offsets[row])
     return split.ids[start : start + int(split.prompt_lengths[row])].tolist()
-
-
-def _mean(values: Sequence[float | bool]) -> float:
-    return sum(values) / len(values)

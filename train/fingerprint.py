@@ -12,12 +12,14 @@ Two promises, each kept by a test:
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 from train.config import RunConfig
 
 # Raise it when a change of code alters results that the configuration can't show.
 SCIENCE_VERSION = 1
+_OF_TRAINING_ROWS = ("subset", "num_train_rows", "max_unusable_share")  # no measured row depends on them
 
 
 def fingerprint(
@@ -56,6 +58,26 @@ def identity_tree(config: RunConfig) -> dict[str, Any]:
     if config.stage == "dpo":  # sections that say nothing about any other stage
         tree |= {"preference": _science(config.preference), "dpo": _science(config.dpo)}
     return tree
+
+
+def protocol_fingerprint(protocol: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits naming a way of measuring: all that changes a score but the model measured."""
+    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def own_protocol(config: RunConfig, dataset_identity: str) -> str:
+    """The protocol of what a run measures of its own dataset: equal where its items may be compared."""
+    dataset = {key: value for key, value in _science(config.dataset).items() if key not in _OF_TRAINING_ROWS}
+    return protocol_fingerprint(
+        {
+            "benchmark": "dataset",
+            "version": SCIENCE_VERSION,
+            "identity": dataset_identity,
+            "dataset": dataset,
+            "eval": _science(config.eval),
+        }
+    )
 
 
 def _science(value: Any) -> dict[str, Any]:

@@ -28,7 +28,26 @@ def nll_sums_by_role(logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor) -> tu
     Shapes   logits (B, T, V); ids, roles (B, T); results (R,) float64 and (R,) int64.
     Units    nats; tokens.
     """
-    roles = roles_BT[:, 1:].long().flatten()
+    nll_BT = token_nll(logits_BTV[:, :-1], ids_BT[:, 1:]).double()
+    return _sums(nll_BT.flatten(), roles_BT[:, 1:].long().flatten(), len(Role))
+
+
+def nll_sums_by_role_and_row(
+    logits_BTV: Tensor, ids_BT: Tensor, roles_BT: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`nll_sums_by_role`, and the same for each row.
+
+    Shapes   logits (B, T, V); ids, roles (B, T); results (R,), (R,), (B, R) float64 and (B, R) int64.
+    """
+    num_roles, num_rows = len(Role), len(ids_BT)
+    roles = roles_BT[:, 1:].long()
     nll = token_nll(logits_BTV[:, :-1], ids_BT[:, 1:]).double().flatten()
-    sums_R = torch.zeros(len(Role), dtype=torch.float64, device=nll.device).index_add_(0, roles, nll)
-    return sums_R, torch.bincount(roles, minlength=len(Role))
+    sums_R, counts_R = _sums(nll, roles.flatten(), num_roles)
+    places = roles + num_roles * torch.arange(num_rows, device=roles.device)[:, None]
+    sums, counts = _sums(nll, places.flatten(), num_rows * num_roles)
+    return sums_R, counts_R, sums.view(num_rows, num_roles), counts.view(num_rows, num_roles)
+
+
+def _sums(values: Tensor, places: Tensor, num_places: int) -> tuple[Tensor, Tensor]:
+    sums = torch.zeros(num_places, dtype=torch.float64, device=values.device).index_add_(0, places, values)
+    return sums, torch.bincount(places, minlength=num_places)

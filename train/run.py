@@ -15,6 +15,9 @@ from train.distributed import local_device, world_of
 from train.errors import ConfigError
 from train.evaluate import evaluate
 from train.failures import NonFiniteLossError, failure_from_exception
+from train.fingerprint import own_protocol
+from train.items import FOLDER as ITEMS
+from train.items import write_items
 from train.launch import is_rank, launch
 from train.loop import Hooks, Interrupted, train_model
 from train.model import add_adapters, context_length, trainable_parameters
@@ -124,7 +127,12 @@ def run(
                 hooks=Hooks(should_stop, on_progress, tracker),
             )
         evaluation_started = time.monotonic()
-        metrics = metrics | evaluate(trained, data, config.eval, tokenizer, device)
+        measured = evaluate(
+            trained, data, config.eval, tokenizer, device, protocol=own_protocol(config, dataset_identity)
+        )
+        metrics = {**metrics, **measured.metrics}
+        for items in measured.items:
+            write_items(folder / ITEMS, items)
         evaluation_s = time.monotonic() - evaluation_started
         if config.keep != "none":
             save_weights(

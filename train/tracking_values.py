@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from train.config import ObjectiveConfig, RunConfig, config_to_dict
-from train.metrics import METRICS
+from train.metrics import is_metric
 from train.record import RunRecord, record_from_dict, record_to_dict
 
 STEP = "trainer_step"  # our own axis: optimiser steps, from 1
@@ -148,7 +148,7 @@ def record_from_summary(summary: Mapping[str, Any]) -> RunRecord | None:
         group, slash, name = key.partition("/")
         if slash:
             values.setdefault(group, {})[name] = value
-        elif key in METRICS:
+        elif is_metric(key):
             values.setdefault("metrics", {})[key] = value
         else:
             values[key] = value

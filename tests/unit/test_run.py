@@ -6,9 +6,11 @@ import json
 import pytest
 
 from train.compose import compose_run
+from train.embedded.tasks import FAMILIES
 from train.errors import ModelError
 from train.fingerprint import fingerprint as fingerprint_of
 from train.identity import dataset_identity, model_identity
+from train.items import read_items, score
 from train.record import record_from_dict, record_to_dict
 from train.run import Interrupted, Workbench, run
 
@@ -182,3 +184,36 @@ def test_a_corrupt_checkpoint_is_one_line(tmp_path):
         load_model(config, torch.device("cpu"))
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+def test_every_row_is_kept_beside_the_means(tmp_path, workbench):
+    record = run_of(config_of(0, 1), tmp_path, workbench)
+    assert sorted(path.name for path in (tmp_path / "items").iterdir()) == [
+        "dataset.parquet",
+        "robustness.parquet",
+    ]
+    items = read_items(tmp_path / "items", "dataset")
+    for split in ("validation", "test"):
+        for column in items.values:
+            found = score(items, column, split)
+            name = f"{split}_{column}"
+            assert (found is None) == (name not in record.metrics), name
+            if found is not None:
+                assert found.mean == pytest.approx(record.metrics[name], rel=1e-12), name
+    assert len(items.outputs) == 32
+    assert set(items.clusters) <= set(FAMILIES)
+    robust = read_items(tmp_path / "items", "robustness")
+    assert set(robust.splits) == {"validation", "test"}
+    assert score(robust, "response_nll").mean == pytest.approx(record.metrics["robustness_response_nll"])
+    halves = [record.metrics[f"{half}_robustness.exact_answer"] for half in ("validation", "test")]
+    weights = [robust.splits.count(half) for half in ("validation", "test")]
+    mean = sum(w * m for w, m in zip(weights, halves, strict=True)) / 8
+    assert mean == pytest.approx(record.metrics["robustness_exact_answer"])
+
+
+def test_runs_of_one_plane_share_a_protocol(tmp_path, workbench):
+    run_of(config_of(0, 1), tmp_path / "a", workbench)
+    run_of(config_of(1, 1), tmp_path / "b", workbench)
+    run_of(config_of(1, 1, "eval.max_new_tokens=5"), tmp_path / "c", workbench)
+    protocols = [read_items(tmp_path / name / "items", "dataset").protocol for name in "abc"]
+    assert protocols[0] == protocols[1] != protocols[2]
