@@ -1,0 +1,1 @@
+"""Language models as judges: one small client for any OpenAI-compatible endpoint, AlpacaEval and MT-Bench."""
