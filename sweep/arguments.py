@@ -46,6 +46,8 @@ Actions (the default is run)
   repair        on a cluster: claims of dead jobs and orphaned submissions put right; starts nothing
   df            every cell with its numbers as a data frame: report/cells.csv and .parquet
   sync          send what W&B lacks, from a machine with a network; safe to repeat, and from cron
+  confirm       train fresh seeds at the report's recommended pair, (0, 1) and (1, 1): the gain to quote;
+                confirm plan, confirm status, confirm watch, ... look after those runs
   RUN is a run id or a part that only one of them has. status, why and logs need no grid.
 
 Overrides
@@ -81,6 +83,7 @@ class Arguments:
     follow: bool = False
     yes: bool = False
     help: bool = False
+    confirms: bool = False  # the action is about the runs that confirm, not about the grid's
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -105,6 +108,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             else:
                 overrides.append(word)
     flags |= {name for name in ("yes", "follow") if _read_flag(name, settings)}
+    confirms = settings.get("action") == "confirm" or ("action" not in settings and words[:1] == ["confirm"])
+    if confirms:
+        words = words[1:] if settings.pop("action", None) is None else words
     action, run = _read_words(words, settings.get("action"), settings.get("run"))
     _check_one_grid(overrides)
     return Arguments(
@@ -115,6 +121,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         "follow" in flags,
         "yes" in flags,
         "help" in flags or "help" in words,
+        confirms,
     )
 
 
@@ -152,7 +159,8 @@ def _read_words(words: list[str], action: str | None, run: str | None) -> tuple[
     if action is None:
         action = words.pop(0) if words else "run"
     if action not in ACTIONS:
-        raise UserError(f"unknown action {action}", f"one of {', '.join(ACTIONS)}", _suggest_for_word(action))
+        known = ", ".join((*ACTIONS, "confirm"))
+        raise UserError(f"unknown action {action}", f"one of {known}", _suggest_for_word(action))
     if words and run is None and action in ACTIONS_ON_RUNS:
         run = words.pop(0)
     if words:
@@ -169,7 +177,10 @@ def _read_words(words: list[str], action: str | None, run: str | None) -> tuple[
 
 
 def _suggest_for_word(word: str) -> str:
-    return _did_you_mean(word, ACTIONS) or f"is it a grid? say +grid={word}; --help lists the actions"
+    return (
+        _did_you_mean(word, (*ACTIONS, "confirm"))
+        or f"is it a grid? say +grid={word}; --help lists the actions"
+    )
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ an interpolation could read a swept number, each cell is resolved by itself: slo
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ _SWEPT = {
 }
 
 Choices = tuple[tuple[str, str], ...]  # (group, file), sorted
+Recast = Callable[[tuple[Cell, ...]], Sequence[Cell]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +49,20 @@ class ComposedSweep:
     extras: Mapping[str, Any]
 
 
-def compose_sweep(arguments: Arguments, *, config_name: str = "sweep") -> ComposedSweep:
-    """The sweep that a command line asks for.
+def compose_sweep(
+    arguments: Arguments, *, config_name: str = "sweep", recast: Recast | None = None
+) -> ComposedSweep:
+    """The sweep that a command line asks for. recast: other cells of the same planes, given the grid's own.
 
     Raises   ComposeError or GridError, one line each, with what exists and the nearest name.
     """
     try:
-        return _compose_sweep(arguments, config_name)
+        return _compose_sweep(arguments, config_name, recast)
     except ConfigError as error:
         raise ComposeError(error.problem, error.expected, error.fix) from error
 
 
-def _compose_sweep(arguments: Arguments, config_name: str) -> ComposedSweep:
+def _compose_sweep(arguments: Arguments, config_name: str, recast: Recast | None) -> ComposedSweep:
     overrides = parse_overrides(arguments.overrides)
     if not any(override.text.startswith("+grid=") for override in overrides):
         options = config_options("grid", arguments.config_dirs)
@@ -87,6 +90,7 @@ def _compose_sweep(arguments: Arguments, config_name: str) -> ComposedSweep:
     )
     _check_overrides(overrides, cells)
     _check_adjust(config.grid.adjust, arguments.config_dirs)
+    cells = tuple(recast(cells)) if recast is not None else cells
     said = {override.key for override in overrides}
     return ComposedSweep(config, cells, _run_configs(cells, composer, config.grid.adjust, said), extras)
 

@@ -46,6 +46,19 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ConfirmConfig:
+    """How a gain is confirmed. Two seeds are the fewest that show their own spread."""
+
+    num_seeds: int = 3  # fresh ones, at each of the recommended pair, (0, 1) and (1, 1)
+
+    def __post_init__(self) -> None:
+        if self.num_seeds < 2:
+            raise ConfigError(
+                f"confirm.num_seeds={self.num_seeds}", "2 or more fresh seeds", "set confirm.num_seeds=3"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SweepConfig:
     """One sweep: its question, its folder, its workers."""
 
@@ -56,6 +69,7 @@ class SweepConfig:
     launcher: LauncherConfig
     search: SearchConfig
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
     retention: str = "none"  # trained weights that stay: none, those of the region, all
 
     def __post_init__(self) -> None:
@@ -95,6 +109,7 @@ def sweep_defaults() -> dict[str, Any]:
         "launcher": defaults_tree(LauncherConfig),
         "search": defaults_tree(SearchConfig),
         "budget": defaults_tree(BudgetConfig),
+        "confirm": defaults_tree(ConfirmConfig),
     }
 
 
@@ -120,6 +135,7 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
         launcher=build(LauncherConfig, launcher, "launcher."),
         search=build(SearchConfig, values["search"], "search."),
         budget=build(BudgetConfig, values.get("budget") or {}, "budget."),
+        confirm=build(ConfirmConfig, values.get("confirm") or {}, "confirm."),
         retention=str(values.get("retention") or "none"),
     )
 

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.confirm import SUFFIX
 from sweep.folder import SweepFolder, sweep_names
 from sweep.ledger import Ledger
 from sweep.slots import holders
@@ -17,7 +18,8 @@ def prune(plan: Plan, ledger: Ledger, folder: SweepFolder) -> tuple[int, int]:
 
     A plane without a region keeps its best setting. What another sweep of the root keeps stays, too.
     """
-    wanted = region_fingerprints(plan, read_json(folder.report / "region.json") or {})
+    report = SweepFolder(folder.root, folder.name.removesuffix(SUFFIX)).report  # confirming runs have none
+    wanted = region_fingerprints(plan, read_json(report / "region.json") or {})
     kept_elsewhere = {
         spec.fingerprint
         for name in sweep_names(folder.root)

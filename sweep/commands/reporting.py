@@ -54,10 +54,10 @@ def _analyse(arguments: list[str]) -> tuple[int, str]:
 
 
 def _is_newest(saved: Path, session: Session) -> bool:
-    """Whether the report was made after every record and the plan."""
+    """Whether the report was made after every record and the plan, and nobody has made another since."""
     moment = saved.stat().st_mtime_ns
     records = (session.ledger.folder(spec.fingerprint) / "record.json" for spec in session.plan.runs)
-    for path in (session.folder.plan_path, *records):
+    for path in (session.folder.plan_path, session.folder.report / "region.json", *records):
         try:
             if path.stat().st_mtime_ns >= moment:
                 return False

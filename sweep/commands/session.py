@@ -60,6 +60,10 @@ def open_session(arguments: Arguments, *, allow_unresolved: bool = False) -> Ses
 
     allow_unresolved: for a look only: the root isn't tried, and an identity that takes a download stays open.
     """
+    if arguments.confirms:
+        from sweep.commands.confirming import open_confirming
+
+        return open_confirming(arguments, allow_unresolved=allow_unresolved)
     from sweep.compose import compose_sweep
     from sweep.plan import make_plan
 
@@ -105,7 +109,8 @@ def saved_plans(root: Path) -> list[Plan]:
 def command_line(arguments: Arguments, *words: str) -> str:
     """A line to paste."""
     folders = [word for folder in arguments.config_dirs for word in ("--config-dir", folder)]
-    return shlex.join(["python", "-m", "sweep", *arguments.overrides, *words, *folders])
+    confirm = ["confirm"] if arguments.confirms else []
+    return shlex.join(["python", "-m", "sweep", *arguments.overrides, *confirm, *words, *folders])
 
 
 def find_run(runs: Iterable[RunSpec], word: str | None) -> RunSpec:
