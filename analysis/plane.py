@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.table import Group, Table
+from sweep.rays import canonical_objective
 from sweep.spec import PlannedCell, Settings
+from train.config import ObjectiveConfig
 from train.metrics import Metric
 
 Floats = NDArray[np.float64]
@@ -45,8 +47,22 @@ class Ray:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleCheck:
+    """An alias that was trained all the same, at its own weights: what its ray's run should have scored."""
+
+    prompt_weight: float
+    response_weight: float
+    seed: int
+    ray: int
+    score: float  # NaN: absent
+
+
+@dataclass(frozen=True, slots=True)
 class Plane:
-    """One metric over the plane. Aliases hold equal numbers, because they are one run."""
+    """One metric over the plane. Aliases hold equal numbers, because they are one run.
+
+    Scale checks stand apart: their cells hold the score of their ray's run, like every alias.
+    """
 
     model: str
     dataset: str
@@ -60,6 +76,7 @@ class Plane:
     ray_PR: NDArray[np.int_]  # index into `rays`; -1 where never asked
     rays: tuple[Ray, ...]  # by angle, then by magnitude
     base_score: float  # the untouched base model; NaN if not measured
+    checks: tuple[ScaleCheck, ...] = ()
 
     @property
     def scores_YS(self) -> Floats:
@@ -104,12 +121,24 @@ def make_plane(table: Table, group: Group, metric: Metric) -> Plane:
         cell = planned.cell
         index = row[cell.prompt_weight], column[cell.response_weight]
         asked_PR[index] = True
-        scores_PRS[(*index, depth[cell.seed])] = _score(table, planned.fingerprint, metric)
+        if planned.fingerprint not in table.checks:
+            scores_PRS[(*index, depth[cell.seed])] = _score(table, planned.fingerprint, metric)
     rays = _rays(table, cells, row, column)
     ray_PR = np.full(asked_PR.shape, -1)
     for number, ray in enumerate(rays):
         for index in ray.cells:
             ray_PR[index] = number
+    checks = []
+    for planned in cells:
+        if planned.fingerprint in table.checks:
+            cell = planned.cell
+            index = row[cell.prompt_weight], column[cell.response_weight]
+            ray = int(ray_PR[index])
+            score = _score(table, planned.fingerprint, metric)
+            checks.append(ScaleCheck(cell.prompt_weight, cell.response_weight, cell.seed, ray, score))
+            seed = depth[cell.seed]
+            others = [scores_PRS[(*other, seed)] for other in rays[ray].cells if other != index]
+            scores_PRS[(*index, seed)] = next((score for score in others if math.isfinite(score)), math.nan)
     return Plane(
         model=group[0],
         dataset=group[1],
@@ -123,6 +152,7 @@ def make_plane(table: Table, group: Group, metric: Metric) -> Plane:
         ray_PR=ray_PR,
         rays=rays,
         base_score=_score(table, base.fingerprint, metric) if base is not None else math.nan,
+        checks=tuple(checks),
     )
 
 
@@ -142,7 +172,10 @@ def _score(table: Table, fingerprint: str, metric: Metric) -> float:
 def _rays(
     table: Table, cells: Sequence[PlannedCell], row: dict[float, int], column: dict[float, int]
 ) -> tuple[Ray, ...]:
-    """Cells joined wherever they share a run; each seed has its own run, so shared ones are merged."""
+    """Cells joined wherever they share a run; each seed has its own run, so shared ones are merged.
+
+    A scale check joins the ray whose run it checks.
+    """
     index_by_fingerprint: dict[str, tuple[int, int]] = {}
     leader: dict[tuple[int, int], tuple[int, int]] = {}
     trained_at: dict[tuple[int, int], tuple[float, float]] = {}
@@ -152,12 +185,19 @@ def _rays(
             index = leader[index]
         return index
 
-    for planned in cells:
+    index_by_objective: dict[ObjectiveConfig, tuple[int, int]] = {}
+    for planned in sorted(cells, key=lambda planned: planned.fingerprint in table.checks):  # checks last
         index = row[planned.cell.prompt_weight], column[planned.cell.response_weight]
         leader.setdefault(index, index)
+        spec = table.spec_by_fingerprint.get(planned.fingerprint)
+        if spec is not None and planned.fingerprint in table.checks:
+            checked = canonical_objective(spec.config.objective, spec.config.train)
+            leader[find(index)] = find(index_by_objective.get(checked, index))
+            continue
         first = index_by_fingerprint.setdefault(planned.fingerprint, index)
         leader[find(index)] = find(first)
-        spec = table.spec_by_fingerprint.get(planned.fingerprint)
+        if spec is not None:
+            index_by_objective.setdefault(spec.config.objective, index)
         trained_at[index] = (
             (planned.cell.prompt_weight, planned.cell.response_weight)
             if spec is None
@@ -170,7 +210,8 @@ def _rays(
     rays = []
     for group in members.values():
         p, r = max(group)
-        rays.append(Ray(prompt_weights[p], response_weights[r], trained_at[p, r], tuple(sorted(group))))
+        at = next(trained_at[index] for index in sorted(group, reverse=True) if index in trained_at)
+        rays.append(Ray(prompt_weights[p], response_weights[r], at, tuple(sorted(group))))
     return tuple(sorted(rays, key=lambda ray: (ray.angle, ray.cells)))
 
 

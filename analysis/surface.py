@@ -89,6 +89,14 @@ class Posterior:
         )
         return mean_Q + self.data.centre, covariance_QQ
 
+    def surprise(self, less_N: ArrayLike = 0.0) -> Floats:
+        """`surprise_N` with `less_N` taken from the variances of runs: a distrusted run seen as an ordinary one."""
+        below_N = np.zeros(len(self.points))
+        for setting in self.settings:
+            residual_N, variance_N = setting.leave_one_out(self.data)
+            below_N += setting.share * special.ndtr(residual_N / np.sqrt(variance_N - np.asarray(less_N)))
+        return below_N
+
 
 def fit_surface(
     points: Points,

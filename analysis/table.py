@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from sweep.plan import check_fingerprints
 from sweep.spec import Plan, PlannedBase, PlannedCell, RunSpec, Settings, Status
 from train.errors import ConfigError, UserError
 from train.metrics import (
@@ -39,6 +40,7 @@ class Table:
     status_by_fingerprint: Mapping[str, Status]
     cells_by_group: Mapping[Group, tuple[PlannedCell, ...]]
     base_by_group: Mapping[Group, PlannedBase]
+    checks: frozenset[str]  # runs that are scale checks
 
     @property
     def num_finished(self) -> int:
@@ -121,6 +123,7 @@ def make_table(
         base_by_group=MappingProxyType(
             {(base.model, base.dataset, base.settings): base for base in plan.bases}
         ),
+        checks=check_fingerprints(plan),
     )
 
 

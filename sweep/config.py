@@ -25,6 +25,7 @@ class GridConfig:
     cells: an expression over axes. axes: further keys and their values, crossed with the cells.
     adjust: what a model or a dataset brings along, as {dataset: {lima: {train.epochs: 5}}}; the same key or
     its group said on the command line wins. models, datasets: None is the one that model= or dataset= picks.
+    scale_checks: aliases of each plane that are trained all the same, at the first seed (see `sweep.rays`).
     """
 
     name: str
@@ -35,6 +36,7 @@ class GridConfig:
     axes: Mapping[str, Any] = field(default_factory=dict)
     adjust: Mapping[str, Any] = field(default_factory=dict)
     collapse: Literal["rays", "none"] = "rays"
+    scale_checks: int = 0
     stages: tuple[str, ...] = ("sft",)  # [sft, dpo]: preference tuning on top of every supervised run
 
 
@@ -98,6 +100,7 @@ def sweep_defaults() -> dict[str, Any]:
         "axes": {},
         "adjust": {},
         "collapse": "rays",
+        "scale_checks": 0,
         "stages": ["sft"],
     }
     return {
@@ -166,6 +169,9 @@ def grid_config_from_dict(values: Mapping[str, Any]) -> GridConfig:
     collapse = values.get("collapse", "rays") or "none"  # null means none, too
     if collapse not in ("rays", "none"):
         raise ConfigError(f"grid.collapse={collapse!r}", "rays or none", "say grid.collapse=none")
+    checks = values.get("scale_checks", 0)
+    if isinstance(checks, bool) or not isinstance(checks, int) or checks < 0:
+        raise ConfigError(f"grid.scale_checks={checks!r}", "a whole number from 0", "say grid.scale_checks=2")
     stages = _sequence(values.get("stages") or "sft")
     if stages not in (("sft",), ("sft", "dpo")):
         raise ConfigError(f"grid.stages={list(stages)}", "[sft] or [sft, dpo]", "say grid.stages=[sft,dpo]")
@@ -177,6 +183,7 @@ def grid_config_from_dict(values: Mapping[str, Any]) -> GridConfig:
         seeds=_sequence(values["seeds"] if values.get("seeds") is not None else 0),
         cells=values.get("cells"),
         collapse=collapse,
+        scale_checks=checks,
         **trees,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.compose import ComposedSweep
-from sweep.rays import canonical_objective
+from sweep.rays import canonical_objective, scale_checks
 from sweep.spec import Cell, Plan, PlannedBase, PlannedCell, RunSpec, Settings
 from sweep.stages import staged, with_keep
 from train.config import (
@@ -45,6 +45,9 @@ def make_plan(sweep: ComposedSweep, *, cache_folder: Path | None, allow_unresolv
     configs = [with_keep(config, grid.stages, sweep.config.retention) for config in configs]
     cells = _labelled(cells, configs)
     specs = [make_spec(_canonical(config, grid.collapse)) for config in configs]
+    owners = _owners(configs, specs)
+    for index in _checked(cells, configs, specs, owners, grid.scale_checks):
+        specs[index] = make_spec(configs[index])
     owners = _owners(configs, specs)
     planned = tuple(
         PlannedCell(cell, spec.fingerprint, owners[spec.fingerprint] != index)
@@ -130,6 +133,30 @@ def _owners(asked: Sequence[RunConfig], specs: Sequence[RunSpec]) -> dict[str, i
     return owners
 
 
+def _checked(
+    cells: Sequence[Cell],
+    configs: Sequence[RunConfig],
+    specs: Sequence[RunSpec],
+    owners: Mapping[str, int],
+    number: int,
+) -> list[int]:
+    """The aliases that are trained all the same: `number` for each plane, at its first seed only.
+
+    One seed is enough, because a check is compared with the run of its ray with that very seed: the data order
+    cancels, and what is left is rounding, or a broken invariance.
+    """
+    if not number:
+        return []
+    seeds: dict[Any, int] = {}
+    aliases: dict[Any, list[int]] = {}
+    for index, cell in enumerate(cells):
+        is_alias = owners[specs[index].fingerprint] != index
+        if seeds.setdefault(cell.group, cell.seed) == cell.seed and is_alias:
+            aliases.setdefault(cell.group, []).append(index)
+    objectives = [config.objective for config in configs]
+    return [index for group in aliases.values() for index in scale_checks(objectives, group, number)]
+
+
 def _labelled(cells: Sequence[Cell], configs: Sequence[RunConfig]) -> list[Cell]:
     """Cells under their models' and datasets' own names, which say more than the file chosen (local).
 
@@ -163,20 +190,23 @@ def _run_id(config: RunConfig, name: str) -> str:
 
 
 def summary_lines(plan: Plan) -> list[str]:
-    """The plan in two lines: cells, runs and aliases per seed, and in all."""
+    """The plan in two lines: cells, runs and aliases per seed, and in all. Scale checks are named apart."""
+    checks = check_fingerprints(plan)
     seeds = {planned.cell.seed for planned in plan.cells}
     cells, aliases = len(plan.cells), sum(planned.is_alias for planned in plan.cells)
     runs = cells - aliases
     per_seed: dict[int, tuple[int, int]] = dict.fromkeys(seeds, (0, 0))
     for planned in plan.cells:
         count, alias = per_seed[planned.cell.seed]
-        per_seed[planned.cell.seed] = count + 1, alias + planned.is_alias
+        is_alias = planned.is_alias or planned.fingerprint in checks
+        per_seed[planned.cell.seed] = count + 1, alias + is_alias
     lines = []
     if len(set(per_seed.values())) == 1:
         count, alias = next(iter(per_seed.values()))
         lines.append(
             f"{_counted(count, 'cell')} \u2192 {_counted(count - alias, 'run')} per seed "
             f"({_counted(alias, 'alias', 'aliases')})"
+            + (f", {_counted(len(checks), 'alias', 'aliases')} trained as scale check" if checks else "")
         )
     num_tuned = sum(spec.config.stage == "dpo" for spec in plan.runs)
     if num_tuned:
@@ -190,6 +220,25 @@ def summary_lines(plan: Plan) -> list[str]:
         f"\u2192 {_counted(runs, 'run')} + {_counted(num_bases, 'untrained base model')}"
     )
     return lines
+
+
+def check_fingerprints(plan: Plan) -> frozenset[str]:
+    """The runs that are scale checks: on a plane that merges rays, those beside their ray's representative."""
+    merging = {planned.cell.group for planned in plan.cells if planned.is_alias}
+    specs = {spec.fingerprint: spec for spec in plan.runs}
+    mine = {
+        (planned.cell.group, planned.cell.seed, planned.fingerprint)
+        for planned in plan.cells
+        if planned.cell.group in merging
+    }
+    trained = {(group, seed, specs[key].config.objective) for group, seed, key in mine}
+    found = set()
+    for group, seed, key in mine:
+        objective, recipe = specs[key].config.objective, specs[key].config.train
+        representative = canonical_objective(objective, recipe)
+        if representative != objective and (group, seed, representative) in trained:
+            found.add(key)
+    return frozenset(found)
 
 
 def _counted(count: int, word: str, words: str = "") -> str:

@@ -1,9 +1,12 @@
 """Which weights are the same experiment: under scale-free optimisation only their ratio matters. Pure.
 
-The paper's 35 cells are 21 distinct experiments, the 24 cells of {0, .25, .5, .75, 1}^2 are 13.
+The paper's 35 cells are 21 distinct experiments, the 24 cells of {0, .25, .5, .75, 1}^2 are 13. That is a theorem
+about the optimiser and an assumption about everything else, so a grid may ask for `scale_checks`: a few aliases
+that are trained all the same.
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from train.config import ObjectiveConfig, RecipeConfig
@@ -66,3 +69,45 @@ def canonical_objective(objective: ObjectiveConfig, recipe: RecipeConfig) -> Obj
     return dataclasses.replace(
         objective, **{name: float(weight / largest) for name, weight in weights.items()}
     )
+
+
+def scale_checks(
+    objectives: Sequence[ObjectiveConfig], aliases: Iterable[int], number: int
+) -> tuple[int, ...]:
+    """Which `number` of a plane's aliases (indices into `objectives`, one seed) to train in spite of all.
+
+    Those farthest from their ray's representative, where a broken invariance shows most, one for each ray before
+    a second for any; the response-only ray first, then by growing prompt share: on a square grid the two
+    conventions (0, 1) and (1, 1) at their smallest scale. None where the loss is a weighted mean: its scale
+    cancels before the optimiser sees it.
+    """
+    candidates = [index for index in aliases if objectives[index].normalisation != "weight_sum"]
+    by_ray: dict[Fraction | None, list[int]] = {}
+    for index in sorted(candidates, key=lambda index: (_largest(objectives[index]), index)):
+        by_ray.setdefault(_ratio(objectives[index]), []).append(index)
+    rays = sorted(
+        by_ray.values(),
+        key=lambda indices: (
+            _ratio(objectives[indices[0]]) is None,  # prompt only is rarely of interest
+            _largest(objectives[indices[0]]),
+            _ratio(objectives[indices[0]]) or 0,
+        ),
+    )
+    ordered = [
+        indices[turn]
+        for turn in range(max(map(len, rays), default=0))
+        for indices in rays
+        if turn < len(indices)
+    ]
+    return tuple(sorted(ordered[:number]))
+
+
+def _largest(objective: ObjectiveConfig) -> Fraction:
+    return max(Fraction(repr(objective.prompt_weight)), Fraction(repr(objective.response_weight)))
+
+
+def _ratio(objective: ObjectiveConfig) -> Fraction | None:
+    """Prompt over response weight; None for prompt only."""
+    if objective.response_weight == 0:
+        return None
+    return Fraction(repr(objective.prompt_weight)) / Fraction(repr(objective.response_weight))

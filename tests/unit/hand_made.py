@@ -44,8 +44,13 @@ def hand_made_plan(
     pairs: Iterable[tuple[float, float]] | None = None,
     base: bool = True,
     name: str = "wit_5x5",
+    checks: Iterable[tuple[float, float]] = (),
 ) -> Plan:
-    """A square grid without (0, 0), or the pairs given; cells of one ratio share one run."""
+    """A square grid without (0, 0), or the pairs given; cells of one ratio share one run.
+
+    checks: cells that are trained all the same, at the first seed.
+    """
+    seeds, checked = tuple(seeds), tuple(checks)
     weights = tuple(weights)
     asked = (
         tuple(pairs)
@@ -67,6 +72,8 @@ def hand_made_plan(
             for p, r in asked:
                 same = [pair for pair in asked if aliases and abs(pair[0] * r - pair[1] * p) < 1e-12]
                 owner = max(same, default=(p, r))
+                if (p, r) in checked and seed == seeds[0]:
+                    owner = (p, r)
                 key = f"{model}-{dataset}-p{owner[0]:g}-r{owner[1]:g}-s{seed}"
                 fingerprint = spec(key, run_config(*owner, seed, model=model, dataset=dataset))
                 cells.append(PlannedCell(Cell(model, dataset, p, r, seed), fingerprint, owner != (p, r)))

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from planning import composed, fake_identities, planned
 
-from sweep.plan import make_plan, plan_from_dict, plan_to_dict, summary_lines, train_command
+from sweep.plan import (
+    check_fingerprints,
+    make_plan,
+    plan_from_dict,
+    plan_to_dict,
+    summary_lines,
+    train_command,
+)
 from train.compose import compose_run
 
 
@@ -21,25 +28,25 @@ def answers(plan, prompt, response, seed=0):
     )
 
 
-def test_the_5x5_square_is_13_runs_per_seed(monkeypatch):
+def test_the_5x5_square_is_13_runs_per_seed_and_2_scale_checks_at_the_first(monkeypatch):
     plan = planned(monkeypatch, "+grid=wit_5x5")
     assert len(plan.cells) == 72
     per_seed = Counter(cell.cell.seed for cell in plan.cells if cell.is_alias)
-    assert per_seed == {0: 11, 1: 11, 2: 11}
-    assert len(plan.runs) == 3 * 13 + 1
-    assert len({run.fingerprint for run in plan.runs}) == len({run.run_id for run in plan.runs}) == 40
+    assert per_seed == {0: 9, 1: 11, 2: 11}
+    assert len(plan.runs) == 3 * 13 + 2 + 1
+    assert len({run.fingerprint for run in plan.runs}) == len({run.run_id for run in plan.runs}) == 42
     assert summary_lines(plan) == [
-        "24 cells \u2192 13 runs per seed (11 aliases)",
-        "3 seeds, 1 plane: 72 cells \u2192 39 runs + 1 untrained base model",
+        "24 cells \u2192 13 runs per seed (11 aliases), 2 aliases trained as scale check",
+        "3 seeds, 1 plane: 72 cells \u2192 41 runs + 1 untrained base model",
     ]
     assert {cell.cell.group for cell in plan.cells} == {("embedded", "embedded", ())}
 
 
 def test_the_owner_of_a_run_is_the_cell_with_its_very_weights(monkeypatch):
     plan = planned(monkeypatch, "+grid=wit_5x5")
-    assert answers(plan, 0.25, 0.25).is_alias
+    assert answers(plan, 0.5, 0.5).is_alias
     assert not answers(plan, 1, 1).is_alias
-    assert answers(plan, 0.25, 0.25).fingerprint == answers(plan, 1, 1).fingerprint
+    assert answers(plan, 0.5, 0.5).fingerprint == answers(plan, 1, 1).fingerprint
     assert plan.spec(answers(plan, 0.5, 0.5).fingerprint).config.objective.prompt_weight == 1
     assert not answers(plan, 0.25, 0.75).is_alias, "nobody asks for (1/3, 1): the first on the ray owns it"
     for run in plan.runs[1:]:
@@ -62,13 +69,47 @@ def test_rays_are_not_merged_where_scale_matters(monkeypatch, words):
     assert not any(cell.is_alias for cell in plan.cells)
 
 
-def test_the_paper_grid_is_21_runs_for_each_of_15_planes(monkeypatch):
+def test_scale_checks_train_the_aliases_farthest_from_their_runs_at_one_seed(monkeypatch):
+    plan = planned(monkeypatch, "+grid=wit_5x5")
+    checks = {spec.fingerprint: spec for spec in plan.runs if spec.fingerprint in check_fingerprints(plan)}
+    weights = {
+        (spec.config.objective.prompt_weight, spec.config.objective.response_weight, spec.config.seed)
+        for spec in checks.values()
+    }
+    assert weights == {(0.0, 0.25, 0), (0.25, 0.25, 0)}
+    assert not answers(plan, 0.25, 0.25).is_alias
+    assert answers(plan, 0.25, 0.25, seed=1).fingerprint == answers(plan, 1, 1, seed=1).fingerprint
+    none = planned(monkeypatch, "+grid=wit_5x5", "grid.scale_checks=0")
+    assert not check_fingerprints(none)
+    assert {spec.fingerprint for spec in none.runs} == {spec.fingerprint for spec in plan.runs} - set(checks)
+    many = planned(monkeypatch, "+grid=wit_5x5", "grid.scale_checks=99", "grid.seeds=[0]")
+    assert len(many.runs) == 25, "every cell is trained: then nothing is merged"
+
+
+@pytest.mark.parametrize("words", [("train.clip_norm=1",), ("objective.normalisation=weight_sum",)])
+def test_nothing_is_checked_where_nothing_is_assumed(monkeypatch, words):
+    plan = planned(monkeypatch, "+grid=wit_5x5", *words)
+    assert not check_fingerprints(plan)
+
+
+def test_the_rays_grid_covers_small_ratios(monkeypatch):
+    plan = planned(monkeypatch, "+grid=wit_rays", "grid.seeds=[0]")
+    ratios = {
+        spec.config.objective.prompt_weight
+        for spec in plan.runs[1:]
+        if spec.config.objective.response_weight == 1
+    }
+    assert {0.02, 0.05, 0.1} < ratios
+    assert len(plan.runs) == 1 + 11 + 2
+
+
+def test_the_paper_grid_is_21_runs_and_2_checks_for_each_of_15_planes(monkeypatch):
     plan = planned(monkeypatch, "+grid=wit_paper")
     assert len(plan.cells) == 525
     assert len(plan.bases) == 15
-    assert len(plan.runs) == 15 * 21 + 15
+    assert len(plan.runs) == 15 * (21 + 2) + 15
     assert set(Counter(cell.cell.group for cell in plan.cells).values()) == {35}
-    assert set(Counter(cell.cell.group for cell in plan.cells if cell.is_alias).values()) == {14}
+    assert set(Counter(cell.cell.group for cell in plan.cells if cell.is_alias).values()) == {12}
 
 
 def test_bases_come_first_then_seeds_then_planes(monkeypatch):

@@ -69,3 +69,24 @@ def test_the_mean_of_nothing_is_not_zero():
     means = mean_over_seeds(np.array([[1.0, np.nan], [np.nan, np.nan]]))
     assert means[0] == 1.0
     assert math.isnan(means[1])
+
+
+def test_a_scale_check_stands_apart_from_the_run_it_checks():
+    plan = hand_made_plan(seeds=(0, 1), checks=((0.25, 0.25),))
+    table = hand_made_table(
+        plan, score=lambda p, r, seed: {"validation_exact_answer": 0.9 if p == 0.25 == r else 0.5}
+    )
+    plane = make_plane(table, GROUP, METRICS["validation_exact_answer"])
+    assert len(plane.rays) == 13, "the checked cell stays on its ray"
+    assert np.nanmax(plane.scores_YS) == 0.5
+    (check,) = plane.checks
+    assert (check.prompt_weight, check.response_weight, check.seed, check.score) == (0.25, 0.25, 0, 0.9)
+    assert check.ray == plane.ray_at(1.0, 1.0)
+
+
+def test_a_scale_check_of_a_single_seed_joins_its_ray():
+    plan = hand_made_plan(seeds=(23,), checks=((0.0, 0.25), (0.25, 0.25)))
+    plane = make_plane(hand_made_table(plan), GROUP, METRICS["validation_exact_answer"])
+    assert len(plane.rays) == 13
+    assert [check.ray for check in plane.checks] == [plane.ray_at(0.0, 1.0), plane.ray_at(1.0, 1.0)]
+    assert len(plane.rays[plane.checks[0].ray].cells) == 4

@@ -73,7 +73,7 @@ def refusal_of_plan(monkeypatch):
 
 def test_rays_are_merged_in_both_stages(monkeypatch):
     plan = planned(monkeypatch, "+grid=wit_5x5", "grid.stages=[sft,dpo]", "grid.seeds=[0]")
-    assert sum(spec.config.stage == "dpo" for spec in plan.runs) == 13
+    assert sum(spec.config.stage == "dpo" for spec in plan.runs) == 13 + 2
     assert len(plan.cells) == 48
 
 
@@ -249,7 +249,7 @@ def test_the_papers_follow_up_shares_its_supervised_runs(monkeypatch):
     supervised = {spec.fingerprint for spec in alone.runs}
     assert supervised < {spec.fingerprint for spec in both.runs}
     assert len(both.cells) == 2 * 525
-    assert sum(spec.config.stage == "dpo" for spec in both.runs) == 15 * 21
+    assert sum(spec.config.stage == "dpo" for spec in both.runs) == 15 * (21 + 2)
     assert {spec.parent_fingerprint for spec in both.runs if spec.parent_fingerprint} < supervised
 
 
