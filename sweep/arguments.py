@@ -24,6 +24,7 @@ ACTIONS = (
     "sync",
     "collect",
     "repair",
+    "pilot",
 )
 ACTIONS_ON_RUNS = ("status", "why", "logs", "cancel", "retry", "rerun")
 
@@ -34,7 +35,8 @@ Plan a grid of loss weights, merge what is the same experiment, train what is mi
 
 Actions (the default is run)
   run           train what is missing, here and now; Ctrl-C keeps checkpoints, the same line continues
-  plan          show what would be trained, without training
+  plan          show what would be trained and what it costs, without training
+  pilot         train a few runs for a few minutes, so that the rest can be forecast; nothing is wasted
   status [RUN]  what is planned, running, finished, failed
   watch         the same, refreshed until all is done
   why RUN       why a run failed, is lost or would be trained again

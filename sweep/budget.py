@@ -1,112 +1,135 @@
-"""What a sweep will cost, before it is launched, and what it did cost. Pure; from finished runs of the same kind.
+"""What a sweep may cost, and its forecast for people: hours, money, carbon dioxide. Pure."""
 
-A run is charged for all its time: start-up, training, evaluation. Its interval is the middle 80 % of the runs of its
-kind that were seen; the sweep's adds the runs' own spread and the doubt about their mean.
-"""
-
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sweep.duration import Kind, kind_of
-from sweep.ledger import RunState
-from sweep.spec import RunSpec, Status
+from sweep.duration import duration_text
+from sweep.forecast import Forecast, Share
+from train.schema import check_at_least, check_not_negative, check_positive
 
-_Z80 = 1.2816  # of a normal distribution: 80 % lie within so many standard deviations
-_ONE_RUN_SPREAD = 0.25  # of its time, where only one run was seen
+_RATES = ("price_per_gpu_hour", "kg_co2_per_gpu_hour", "price_per_cpu_hour", "kg_co2_per_cpu_hour")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetConfig:
-    """gpu_hours: more than that isn't launched without yes=true. The rates are the site's, per device and hour."""
+    """gpu_hours: more than that isn't launched without yes=true; processor-hours where no device is used.
+
+    The rates are the site's. pilot_runs, of each model and dataset, are trained by action=pilot for pilot_min minutes
+    each at most; what they did is not done again.
+    """
 
     gpu_hours: float | None = None
-    price_per_hour: float | None = None
-    kg_co2e_per_hour: float | None = None
+    price_per_gpu_hour: float | None = None
+    kg_co2_per_gpu_hour: float | None = None
+    price_per_cpu_hour: float | None = None
+    kg_co2_per_cpu_hour: float | None = None
+    pilot_runs: int = 4
+    pilot_min: float = 10.0
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """Device-hours (processor-hours where no device is used) of the runs that are left. None: never measured."""
-
-    hours: float | None
-    low: float | None
-    high: float | None
-    worst: float  # by the time limits
-    unit: str
-    suggested_min: int | None = None  # the 95th percentile of a run
-
-
-def forecast(
-    runs: Sequence[RunSpec],
-    states: Mapping[str, RunState],
-    history: Mapping[Kind, Sequence[float]],
-    room_of: Callable[[RunSpec], tuple[int, int]],
-) -> Forecast:
-    """room_of: a run's devices and its time limit in minutes. history: seconds of finished runs, shortest first."""
-    left = [spec for spec in runs if states[spec.fingerprint].status not in (Status.FINISHED, Status.FAILED)]
-    rooms = {spec.fingerprint: room_of(spec) for spec in left}
-    unit = "GPU" if any(gpus for gpus, _ in rooms.values()) else "CPU"
-    worst = sum(max(gpus, unit == "CPU") * minutes / 60 for gpus, minutes in rooms.values())
-    total, variance, longest = 0.0, 0.0, 0.0
-    by_kind: dict[tuple[Kind, int], int] = {}
-    for spec in left:
-        place = kind_of(spec), max(rooms[spec.fingerprint][0], unit == "CPU")
-        by_kind[place] = by_kind.get(place, 0) + 1
-    for (kind, devices), number in by_kind.items():
-        seen = history.get(kind)
-        if not seen:
-            return Forecast(hours=None, low=None, high=None, worst=worst, unit=unit)
-        mean = sum(seen) / len(seen)
-        spread = (
-            math.sqrt(sum((value - mean) ** 2 for value in seen) / (len(seen) - 1))
-            if len(seen) > 1
-            else _ONE_RUN_SPREAD * mean
-        )
-        total += number * mean * devices
-        variance += (number + number**2 / len(seen)) * (spread * devices) ** 2
-        longest = max(longest, quantile(seen, 0.95))
-    half = _Z80 * math.sqrt(variance)
-    return Forecast(
-        hours=total / 3600,
-        low=max(0.0, total - half) / 3600,
-        high=(total + half) / 3600,
-        worst=worst,
-        unit=unit,
-        suggested_min=max(1, math.ceil(longest / 60)) if left else None,
-    )
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """By linear interpolation between sorted values."""
-    position = share * (len(values) - 1)
-    lower = int(position)
-    upper = min(lower + 1, len(values) - 1)
-    return values[lower] + (position - lower) * (values[upper] - values[lower])
-
-
-def forecast_lines(found: Forecast, budget: BudgetConfig) -> list[str]:
-    """For `plan`."""
-    unit = f"{found.unit}-hours"
-    worst = f"at most {found.worst:.4g} by the time limits"
-    if found.hours is None:
-        return [f"forecast: unknown until a run of each kind is finished; {worst} {unit}"]
-    lines = [f"forecast: {found.hours:.3g} {unit} (80 %: {found.low:.3g} to {found.high:.3g}), {worst}"]
-    rates = []
-    if budget.price_per_hour is not None:
-        rates.append(f"price {found.hours * budget.price_per_hour:.2f}")
-    if budget.kg_co2e_per_hour is not None:
-        rates.append(f"{found.hours * budget.kg_co2e_per_hour:.3g} kg CO2e")
-    if rates:
-        lines.append(f"  {', '.join(rates)}")
-    if found.suggested_min is not None:
-        lines.append(
-            f"  95 % of runs take at most {found.suggested_min} min: model.timeout_min may be as low"
-        )
-    return lines
+    def __post_init__(self) -> None:
+        for name in ("gpu_hours", *_RATES):
+            if (value := getattr(self, name)) is not None:
+                check_not_negative(f"budget.{name}", value)
+        check_at_least("budget.pilot_runs", self.pilot_runs, 1)
+        check_positive("budget.pilot_min", self.pilot_min)
 
 
 def exceeds(found: Forecast, budget: BudgetConfig) -> bool:
     """Whether it is above the budget; what was never measured is judged by its time limits."""
     hours = found.worst if found.hours is None else found.hours
-    return budget.gpu_hours is not None and hours > budget.gpu_hours
+    return budget.gpu_hours is not None and hours is not None and hours > budget.gpu_hours
+
+
+def forecast_lines(found: Forecast, budget: BudgetConfig, *, has_limits: bool = True) -> list[str]:
+    """For `plan`: the sum, a line for each kind of run, money, and how long a run takes.
+
+    has_limits: whether workers have time limits, which can be set.
+    """
+    unit = f"{found.unit}-hours"
+    worst = "" if found.worst is None else f"at most {found.worst:.4g} {unit} by the time limits"
+    if found.hours is None or found.low is None or found.high is None:
+        lines = [
+            f"forecast: unknown, as nothing like {', '.join(found.unknown)} was measured under this root"
+        ]
+        lines += [f"  {worst}"] if worst else []
+        return lines + [f"  {line}" for line in _table(found.shares, unit)]
+    lines = [f"forecast: {_range(found.hours, found.low, found.high)} {unit}{f', {worst}' if worst else ''}"]
+    lines += [f"  {line}" for line in _table(found.shares, unit)]
+    if found.start_s:
+        number = found.num_workers
+        lines.append(
+            f"  start-up and loading: {_seconds(found.start_s)} for each of {number} "
+            f"{'worker' if number == 1 else 'workers'}"
+        )
+    rates = _rates(found, budget)
+    lines += [f"  {rates}"] if rates else []
+    if found.high_95_s is not None:
+        setting = f": model.timeout_min={found.suggested_min} would do" if has_limits else ""
+        lines.append(f"  95 % of runs take at most {_seconds(found.high_95_s)}{setting}")
+    return lines
+
+
+def spent_lines(spent: float, left: Forecast | None, unit: str, budget: BudgetConfig) -> list[str]:
+    """For `status`: what was spent and what is left. left None: nothing is."""
+    text = f"spent: {spent:.3g} {unit}-hours"
+    if left is not None and left.hours is not None and left.low is not None and left.high is not None:
+        text += f"; left: {_range(left.hours, left.low, left.high)}"
+    if budget.gpu_hours is not None:
+        text += f"; budget: {budget.gpu_hours:g}"
+    return [text]
+
+
+def actual_line(forecasted: Mapping[str, float | str], spent: float) -> str:
+    """What was forecast and what it took."""
+    hours, unit = float(forecasted["hours"]), forecasted["unit"]
+    return (
+        f"took {spent:.3g} {unit}-hours, {spent / hours - 1:+.0%} of the forecast "
+        f"{_range(hours, float(forecasted['low']), float(forecasted['high']))}"
+    )
+
+
+def _table(shares: tuple[Share, ...], unit: str) -> list[str]:
+    rows = [["model", "dataset", "runs", "one run (80 %)", "tokens/s", f"{unit} (80 %)"]]
+    for share in shares:
+        work, one = share.workload, share.seconds
+        suffix = {"base": ", untrained", "dpo": ", then dpo"}.get(work.stage, "")
+        known = (
+            one is not None and share.hours is not None and share.low is not None and share.high is not None
+        )
+        rows.append(
+            [
+                work.model,
+                f"{work.dataset}{suffix}",
+                f"{share.runs:.3g}",
+                f"{_seconds(one.mean)} ({_seconds(one.low)} to {_seconds(one.high)})"
+                if one
+                else "not measured",
+                f"{share.tokens_per_s:,.0f}" if share.tokens_per_s else "-",
+                f"{share.hours:.3g} ({share.low:.3g} to {share.high:.3g})" if known else "-",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _rates(found: Forecast, budget: BudgetConfig) -> str:
+    is_gpu = found.unit == "GPU"
+    price = budget.price_per_gpu_hour if is_gpu else budget.price_per_cpu_hour
+    carbon = budget.kg_co2_per_gpu_hour if is_gpu else budget.kg_co2_per_cpu_hour
+    ends = [value for value in (found.hours, found.low, found.high) if value is not None]
+    parts = []
+    if price is not None:
+        parts.append("price {:.2f} (80 %: {:.2f} to {:.2f})".format(*(value * price for value in ends)))
+    if carbon is not None:
+        parts.append("{:.3g} kg CO2 (80 %: {:.3g} to {:.3g})".format(*(value * carbon for value in ends)))
+    return ", ".join(parts)
+
+
+def _range(middle: float, low: float, high: float) -> str:
+    return f"{middle:.3g} (80 %: {low:.3g} to {high:.3g})"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 10 else duration_text(value)

@@ -5,6 +5,7 @@
                workers/             submitit's files and the workers' output, until every run is finished
                controller.lock      held by the process that starts workers
                stop                 when somebody last asked to stop
+               pilot.json           only in a pilot's folder: how long each run may take
                report/              written by the analysis
                previous/<time>/     the plan and the report of an earlier, different question
 """
@@ -26,6 +27,7 @@ from sweep.spec import Plan
 from train.errors import UserError
 from train.files import read_json, write_json_atomic
 
+PILOT_FILE = "pilot.json"
 _CAUSES = {
     errno.ENOSPC: ("some free space", "free some, or set root= to a folder on another disk"),
     errno.EDQUOT: ("some free quota", "free some, or set root= to a folder on another disk"),
@@ -70,6 +72,11 @@ class SweepFolder:
         except FileNotFoundError:
             return 0, 0
         return found.st_ino, found.st_mtime_ns
+
+    def run_limit_s(self) -> float | None:
+        """In a pilot's folder, how long each of its runs is trained at most; else None."""
+        values = read_json(self.path / PILOT_FILE)
+        return None if values is None else float(values["run_s"])
 
     def ask_to_stop(self) -> None:
         """Ask every worker and controller of this sweep, on every machine, to stop."""

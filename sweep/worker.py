@@ -6,6 +6,7 @@ that started it may die, be replaced or be joined by others. What trains is give
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 import signal
@@ -24,10 +25,11 @@ from sweep.lineage import PARENT_EVERY_S, blocked_by, must_wait, parent_state, r
 from sweep.outcomes import counts_as_evidence, failed_record, same_failure, spec_to_dict, writable
 from sweep.recovery import MAX_HALVINGS, smaller_batches, with_remedy
 from sweep.slots import take_slot
-from sweep.spec import RunSpec
+from sweep.spec import RunSpec, Status
+from sweep.timesheets import Timesheet
 from sweep.trainers import TRAINER, GivenBack, RunOne, load_trainer
 from train.failures import failure_from_exception
-from train.record import Failure
+from train.record import Failure, RunRecord
 from train.secrets import scrub
 
 NOTHING_LEFT, NO_SLOT, SAME_FAILURE = 0, 3, 4  # what `work` returns
@@ -65,6 +67,8 @@ def work(
         stop,
         name=f"{os.uname().nodename}-{slot}",
         make_run_one=lambda: load_trainer(trainer)(root),
+        gpus=1 if gpu else 0,
+        cores=num_threads,
     )
     return worker.run()
 
@@ -87,7 +91,10 @@ class Worker:
         name: str,
         make_run_one: Callable[[], RunOne],
         may_claim: Callable[[RunSpec], bool] = lambda spec: True,
+        gpus: float = 0,
+        cores: float = 1,
     ) -> None:
+        """gpus, cores: what this worker is billed for."""
         self.ledger, self.folder, self.stop, self.name, self._may_claim = (
             ledger,
             folder,
@@ -98,12 +105,16 @@ class Worker:
         self._make_run_one, self._run_one = make_run_one, None
         self._first_failures: list[Failure | None] = []
         self._started = time.time()
+        self._limit_s = folder.run_limit_s()
+        self._timesheet = Timesheet(ledger.root, folder.name, name, gpus=gpus, cores=cores)
 
     def run(self) -> int:
         """Work until nothing is left, somebody says stop, or it makes no sense; OSError for a full disk."""
         for spec, claim in self._claims():
             started = time.monotonic()
-            outcome, failure = self._attempt(spec, claim)
+            self._timesheet.begin(spec)
+            outcome, failure, record = self._attempt(spec, claim)
+            self._timesheet.end(outcome, record)
             say = f"{outcome} {spec.run_id} after {time.monotonic() - started:.1f} s"
             print(f"{say}: {failure.kind}: {failure.message}" if failure else say, flush=True)
             if failure and failure.kind == "disk_full":
@@ -128,7 +139,7 @@ class Worker:
                 if self.folder.plan_version() != version:  # another question was asked under the same name
                     found = True
                     break
-                if not self._may_claim(spec):
+                if not self._may_claim(spec) or self._had_its_pilot(spec):
                     continue
                 parent = parent_state(spec, self.ledger)
                 if must_wait(parent):
@@ -152,7 +163,10 @@ class Worker:
         self._fail(spec, claim, failure)
         print(f"failed {spec.run_id}: {failure.message}", flush=True)
 
-    def _attempt(self, spec: RunSpec, claim: Claim) -> tuple[str, Failure | None]:
+    def _had_its_pilot(self, spec: RunSpec) -> bool:
+        return self._limit_s is not None and self.ledger.status(spec.fingerprint).status is not Status.PLANNED
+
+    def _attempt(self, spec: RunSpec, claim: Claim) -> tuple[str, Failure | None, RunRecord | None]:
         """Train one claimed run and write down how it ended."""
         self.ledger.write_spec(spec.fingerprint, spec_to_dict(spec, self.ledger.root))
         link_run(self.folder.path / "runs", spec.run_id, spec.fingerprint)
@@ -163,13 +177,17 @@ class Worker:
         def on_progress(step: int, num_steps: int) -> None:
             position.step, position.num_steps = step, num_steps
             claim.beat(step, num_steps)
+            self._timesheet.progress(step, num_steps)
+
+        end = math.inf if self._limit_s is None else time.monotonic() + self._limit_s
 
         def should_stop() -> bool:
-            return self.stop.is_set() or fenced.is_set()
+            return self.stop.is_set() or fenced.is_set() or time.monotonic() > end
 
         with _output_to(claim.path("log")), self._beating(claim, position, fenced):
             try:
                 self._run_one = self._run_one or self._make_run_one()
+                self._timesheet.ready()
                 record = self._run_one(
                     trained,
                     folder=claim.folder,
@@ -181,19 +199,19 @@ class Worker:
                 if record.outcome == "finished":
                     is_ours = claim.commit(record)
                     shutil.rmtree(claim.folder / "checkpoint", ignore_errors=True)  # not before the record
-                    return ("finished" if is_ours else "somebody else finished"), None
+                    return ("finished" if is_ours else "somebody else finished"), None, record
                 claim.fail(record)
-                return "failed", record.failure
+                return "failed", record.failure, record
             except GivenBack:
                 claim.release()
-                return "interrupted", None
+                return "interrupted", None, None
             except (Exception, SystemExit) as error:  # whatever breaks a run must not break the next one
                 print(scrub(traceback.format_exc()), file=sys.stderr)
                 failure = writable(failure_from_exception(error))
                 if failure.kind == "cuda_oom" and num_halvings < MAX_HALVINGS:
                     claim.lose(failure.kind, failure.message)
-                    return "interrupted", failure
-                return self._fail(spec, claim, failure)
+                    return "interrupted", failure, None
+                return *self._fail(spec, claim, failure), None
 
     def _fail(self, spec: RunSpec, claim: Claim, failure: Failure) -> tuple[str, Failure]:
         if failure.kind == "disk_full":  # not the run's fault, and there's no room to write it down
@@ -212,6 +230,7 @@ class Worker:
             while not done.wait(BEAT_EVERY_S / 2):
                 with contextlib.suppress(OSError):  # a full disk for a moment is no reason to lose a run
                     claim.beat(position.step, position.num_steps)
+                self._timesheet.beat()
                 if claim.is_fenced():
                     fenced.set()
                 if self.folder.was_stopped_after(self._started):

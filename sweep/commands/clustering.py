@@ -2,20 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 
 from sweep.arguments import Arguments
-from sweep.budget import Forecast, exceeds, forecast
 from sweep.commands.session import Session, history, open_session, time_left
 from sweep.controller import Ending, Interrupts
-from sweep.duration import run_seconds
 from sweep.errors import LaunchError
-from sweep.ledger import RunState
 from sweep.show import make_view
-from sweep.slurm.classes import class_of
 from sweep.slurm.tend import Look, Tender, queue_lines
-from sweep.spec import RunSpec, Status
-from train.files import read_json, write_json_atomic
+from sweep.spec import Status
 
 LOOK_EVERY_S = 30.0  # at the scheduler: squeue, perhaps sacct; the ledger's files are read more often
 POLL_S = 2.0
@@ -23,7 +17,6 @@ POLL_S = 2.0
 
 def submit(session: Session) -> int:
     """Send the workers that lack and return: nobody has to stay logged in."""
-    _keep_to_the_budget(session)
     found = tender_of(session).tend(is_asked=True)
     if _is_over(found):
         return _finish(session, found)
@@ -71,63 +64,6 @@ def repair(arguments: Arguments) -> int:
     lines = tender_of(session).repair()
     print("\n".join(lines) if lines else "nothing to repair")
     return 0
-
-
-def forecast_of(session: Session, states: Mapping[str, RunState]) -> Forecast:
-    """What the runs that are left will take, from finished ones of this root."""
-    launcher = session.config.launcher
-
-    def room_of(spec: RunSpec) -> tuple[int, int]:
-        resources = class_of(spec.config, launcher)
-        return resources.gpus, resources.time_min
-
-    return forecast(session.plan.runs, states, history(session.plan, session.ledger), room_of)
-
-
-def _keep_to_the_budget(session: Session) -> None:
-    found = forecast_of(session, session.states())
-    if exceeds(found, session.config.budget) and not session.arguments.yes:
-        hours = "an unknown number of" if found.hours is None else f"about {found.hours:.3g}"
-        raise LaunchError(
-            f"the sweep takes {hours} {found.unit}-hours, at most {found.worst:.4g}",
-            f"at most budget.gpu_hours={session.config.budget.gpu_hours:g}",
-            "ask for less, raise the budget, or add yes=true",
-        )
-    place = session.folder.path / "slurm" / "forecast.json"
-    if found.hours is not None and not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(
-            place,
-            {
-                "hours": found.hours,
-                "low": found.low,
-                "high": found.high,
-                "unit": found.unit,
-                "runs": [
-                    name
-                    for name, state in session.states().items()
-                    if state.status not in (Status.FINISHED, Status.FAILED)
-                ],
-            },
-        )
-
-
-def _actual_lines(session: Session) -> list[str]:
-    """What was forecast and what it took, once all of it is done."""
-    values = read_json(session.folder.path / "slurm" / "forecast.json")
-    if values is None:
-        return []
-    records = session.ledger.records(values["runs"])
-    if len(records) < len(values["runs"]):
-        return []
-    gpus = {
-        spec.fingerprint: class_of(spec.config, session.config.launcher).gpus for spec in session.plan.runs
-    }
-    hours = sum(run_seconds(record) * max(1, gpus.get(name, 1)) for name, record in records.items()) / 3600
-    return [
-        f"took {hours:.3g} {values['unit']}-hours; the forecast was {values['hours']:.3g} "
-        f"({values['low']:.3g} to {values['high']:.3g})"
-    ]
 
 
 def tender_of(session: Session) -> Tender:
@@ -205,5 +141,4 @@ def _finish(session: Session, found: Look) -> int:
     from sweep.commands.running import close_session
 
     session.folder.link_runs(session.plan)
-    print("".join(f"{line}\n" for line in _actual_lines(session)), end="")
     return close_session(session, Ending(states=dict(found.states)))

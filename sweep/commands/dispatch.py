@@ -21,6 +21,10 @@ def execute(arguments: Arguments) -> int:
             return {"plan": looking.plan, "status": looking.status, "why": looking.why, "logs": looking.logs}[
                 arguments.action
             ](arguments)
+        case "pilot":
+            from sweep.commands.piloting import pilot
+
+            return pilot(arguments)
         case "cancel":
             from sweep.commands.cancelling import cancel
 

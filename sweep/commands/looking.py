@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from sweep.arguments import Arguments
 from sweep.budget import forecast_lines
-from sweep.commands.clustering import forecast_of, status_of_queue
+from sweep.commands.clustering import status_of_queue
+from sweep.commands.costing import cost_lines, forecast_of
 from sweep.commands.session import (
     Session,
     command_line,
@@ -43,8 +44,11 @@ def plan(arguments: Arguments) -> int:
         print("everything is recorded; nothing would be trained")
     else:
         print(f"time: {estimate_text(estimate)} with {num_slots} {'worker' if num_slots == 1 else 'workers'}")
-        if session.config.launcher.kind == "slurm":
-            print("\n".join(forecast_lines(forecast_of(session, states), session.config.budget)))
+        found = forecast_of(session, states)
+        has_limits = session.config.launcher.kind == "slurm"
+        print("\n".join(forecast_lines(found, session.config.budget, has_limits=has_limits)))
+        if found.hours is None:
+            print(f"Measure a few runs first, for a few minutes: {session.command('pilot')}")
     print(f"Nothing was started. Next: {session.command()}")
     return 0
 
@@ -60,7 +64,8 @@ def status(arguments: Arguments) -> int:
     states = dict(found.states) if found else session.states()
     num_workers = max(1, found.num_working) if found else session.num_slots(session.gpus())
     estimate = time_left(session.plan, states, history(session.plan, session.ledger), num_workers)
-    print("\n".join([*status_lines(session.plan, states, estimate), *lines]))
+    lines = [*status_lines(session.plan, states, estimate), *lines, *cost_lines(session, states)]
+    print("\n".join(lines))
     print(f"one run by hand: {_train_command(_interesting(session, states), session.ledger)}")
     return 0
 

@@ -3,6 +3,7 @@
 import sys
 
 from sweep.arguments import Arguments
+from sweep.commands.costing import actual_lines, keep_to_the_budget
 from sweep.commands.reporting import show_report
 from sweep.commands.session import Session, find_run, open_session
 from sweep.controller import Controller, Ending, Interrupts
@@ -41,7 +42,7 @@ def watch(arguments: Arguments) -> int:
         from sweep.commands import clustering
 
         return clustering.watch(session)
-    ending = _control(session, only_watch=True)
+    ending = control(session, only_watch=True)
     if ending is None or ending.is_interrupted:
         return 130
     if ending.problem:
@@ -53,6 +54,7 @@ def watch(arguments: Arguments) -> int:
 def run_session(session: Session) -> int:
     """The rest of `run`, once the question is composed and planned."""
     _check_hub(session)
+    keep_to_the_budget(session)
     session.folder.write_plan(session.plan)
     session.folder.link_runs(session.plan)
     print(_opening_words(session))
@@ -60,7 +62,7 @@ def run_session(session: Session) -> int:
         from sweep.commands.clustering import submit
 
         return submit(session)
-    ending = _control(session)
+    ending = control(session)
     if ending is None:
         print("left at once; workers save their state and end by themselves", file=sys.stderr)
         return 130
@@ -73,6 +75,7 @@ def run_session(session: Session) -> int:
 def close_session(session: Session, ending: Ending) -> int:
     """The last words, the report of what is recorded, and the weights that may go; the exit code."""
     code = _closing_words(session, ending)
+    print("".join(f"{line}\n" for line in actual_lines(session, ending.states)), end="")
     trained = [spec for spec in session.plan.runs if spec.config.stage != "base"]
     if not any(ending.states[spec.fingerprint].status is Status.FINISHED for spec in trained):
         return code  # a base model alone is no plane
@@ -98,7 +101,7 @@ def _check_hub(session: Session) -> None:
         check_reachable(identity, "dataset", DataError)
 
 
-def _control(session: Session, *, only_watch: bool = False) -> Ending | None:
+def control(session: Session, *, only_watch: bool = False) -> Ending | None:
     """Until the end; None if somebody was in a hurry and asked twice."""
     gpus = session.gpus()
     launcher = session.config.launcher

@@ -12,12 +12,13 @@ from sweep.config import SweepConfig
 from sweep.duration import Estimate, Kind, kind_of, remaining_time, seconds_by_kind
 from sweep.errors import LedgerError
 from sweep.folder import SweepFolder, check_root, sweep_names
+from sweep.forecast import like_runs
 from sweep.launch import available_cores, visible_gpus
 from sweep.ledger import Ledger, RunState
 from sweep.spec import Plan, RunSpec, Status
+from sweep.timesheets import shifts
+from sweep.workloads import workload_of
 from train.errors import UserError
-from train.files import read_json
-from train.record import RunRecord
 
 NUM_CANDIDATES = 5
 
@@ -135,29 +136,18 @@ def find_run(runs: Iterable[RunSpec], word: str | None) -> RunSpec:
 
 
 def history(plan: Plan, ledger: Ledger) -> dict[Kind, list[float]]:
-    """The seconds of finished runs by kind: of this plan, and of the whole root where it has none yet."""
-    records = ledger.records(spec.fingerprint for spec in plan.runs)
-    pairs = [(kind_of(spec), records[spec.fingerprint]) for spec in plan.runs if spec.fingerprint in records]
-    if {kind_of(spec) for spec in plan.runs} - {kind for kind, _ in pairs}:
-        known = {spec.fingerprint for spec in plan.runs}
-        pairs += _foreign_records(ledger, known)
-    return seconds_by_kind(pairs)
-
-
-def _foreign_records(ledger: Ledger, known: set[str]) -> list[tuple[Kind, RunRecord]]:
-    """Finished runs of other sweeps of this root, with what kind they are."""
-    found: list[tuple[Kind, RunRecord]] = []
-    try:
-        fingerprints = [path.name for path in ledger.runs.iterdir() if path.name not in known]
-    except FileNotFoundError:
-        return []
-    for fingerprint, record in ledger.records(fingerprints).items():
-        config = (read_json(ledger.folder(fingerprint) / "spec.json") or {}).get("config", {})
-        try:
-            found.append(((config["stage"], config["model"]["name"], config["dataset"]["name"]), record))
-        except (KeyError, TypeError):
-            continue
-    return found
+    """The seconds of like runs by kind: from the timesheets of the whole root, else from the plan's own records."""
+    sheets = shifts(ledger.root)
+    found: dict[Kind, list[float]] = {}
+    for workload in dict.fromkeys(map(workload_of, plan.runs)):
+        seen = [pair for gpus in (0, 1) for pair in like_runs(sheets, workload, gpus)]
+        if seen:
+            found.setdefault(workload.kind, []).extend(seconds * entry.pack for seconds, entry in seen)
+    unseen = {spec.fingerprint: kind_of(spec) for spec in plan.runs if kind_of(spec) not in found}
+    records = ledger.records(unseen)
+    return seconds_by_kind([(unseen[name], record) for name, record in records.items()]) | {
+        kind: sorted(seconds) for kind, seconds in found.items()
+    }
 
 
 def time_left(

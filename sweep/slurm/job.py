@@ -100,6 +100,8 @@ class _Job:
                 name=f"{node}, job {self.name.key}",
                 make_run_one=lambda: load_trainer(self.request.trainer)(self.request.root),
                 may_claim=self._may_claim,
+                gpus=self.request.gpus,
+                cores=self._launcher.cpus_per_worker,
             )
             if worker.run() == SAME_FAILURE or self._is_the_code_at_fault():
                 self.folder.ask_to_stop()  # the whole sweep: the rest of the grid would only burn

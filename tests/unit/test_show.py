@@ -25,6 +25,7 @@ from sweep.launch import available_cores, visible_gpus
 from sweep.ledger import Ledger, RunState
 from sweep.show import PlainView, aligned, last_numbers, progress_line, reason, status_counts, status_lines
 from sweep.spec import Status
+from sweep.timesheets import Timesheet
 from train.errors import UserError
 
 
@@ -184,15 +185,18 @@ def test_a_first_run_is_measured_by_its_own_pace():
     assert remaining_time(plan.runs, at_start, {}, 1, 120.0) is None
 
 
-def test_history_comes_from_the_whole_root_if_need_be(tmp_path):
-    ledger, other = Ledger(tmp_path), toy_spec(seed=99)
-    ledger.claim(other.fingerprint).commit(finished(other, seconds=7.0))
-    plan = toy_plan(2)
+def test_history_comes_from_the_whole_root(tmp_path):
+    ledger, plan, other = Ledger(tmp_path), toy_plan(2), toy_spec(seed=99)
     assert history(plan, ledger) == {}
-    ledger.write_spec(
-        other.fingerprint, {"config": {"stage": "sft", "model": {"name": "toy"}, "dataset": {"name": "rows"}}}
-    )
-    assert history(plan, ledger) == {kind_of(plan.runs[0]): [7.0]}
+    ledger.claim(plan.runs[0].fingerprint).commit(finished(plan.runs[0], seconds=7.0))
+    assert history(plan, ledger) == {kind_of(plan.runs[0]): [7.0]}, "a root without timesheets"
+    sheet = Timesheet(tmp_path, "another sweep", "worker", gpus=0, cores=1)
+    sheet.begin(other)
+    sheet.ready()
+    sheet.end("finished", finished(other))
+    ((kind, (seconds,)),) = history(plan, ledger).items()
+    assert kind == kind_of(plan.runs[0])
+    assert 0.0 <= seconds < 1.0
 
 
 def test_a_run_is_found_by_any_part_that_names_it_alone():
