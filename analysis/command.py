@@ -105,11 +105,16 @@ def run(request: Request) -> str:
 
     composed = compose_sweep(request.arguments, config_name="analysis")
     config = build(AnalysisConfig, {**composed.extras.get("analysis", {}), **request.settings}, "analysis.")
+    if composed.config.search.is_on:
+        from sweep.searching import first_cells
+
+        composed = composed.with_cells(first_cells(composed))
     folder = SweepFolder(composed.config.root, composed.config.name)
     ledger = Ledger(composed.config.root, composed.config.launcher.max_attempts)
     if not ledger.runs.is_dir():
         raise nothing_finished(folder.name, len(composed.cells), command_line(request.arguments))
     plan = _plan(composed, folder)
+    ledger.stops = plan.stops
     states = ledger.statuses(spec.fingerprint for spec in plan.runs)
     table = read_table(plan, ledger.records(states), states)
     if not table.num_trained:
@@ -220,11 +225,13 @@ def _answers(saved: Plan, composed: "ComposedSweep") -> bool:
     def cell_key(cell: Cell) -> tuple[Any, ...]:
         return cell.prompt_weight, cell.response_weight, cell.seed, cell.settings
 
-    if [cell_key(planned.cell) for planned in saved.cells] != [cell_key(cell) for cell in composed.cells]:
+    number = len(composed.cells) if saved.question else len(saved.cells)  # a search asks for more and more
+    found = saved.cells[:number]
+    if [cell_key(planned.cell) for planned in found] != [cell_key(cell) for cell in composed.cells]:
         return False
     config_by_fingerprint = {spec.fingerprint: spec.config for spec in saved.runs}
     merges = composed.config.grid.collapse != "none"
-    for planned, config in zip(saved.cells, composed.configs, strict=True):
+    for planned, config in zip(found, composed.configs, strict=True):
         objective = canonical_objective(config.objective, config.train) if merges else config.objective
         known = config_by_fingerprint.get(planned.fingerprint)
         wanted = identity_tree(dataclasses.replace(config, objective=objective))

@@ -8,7 +8,7 @@ an interpolation could read a swept number, each cell is resolved by itself: slo
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sweep.arguments import Arguments
@@ -24,7 +24,8 @@ from train.keys import nearest_key
 from train.naming import complete_names
 
 _RUN_KEYS = tuple(field.name for field in dataclasses.fields(RunConfig))
-_GRID_TREES = ("grid.axes", "grid.cells", "grid.adjust")  # replaced whole, where Hydra would merge or refuse
+# Replaced whole, where Hydra would merge or refuse.
+_TREES = ("grid.axes", "grid.cells", "grid.adjust", "search.ranges")
 _SWEPT = {
     "objective.prompt_weight": "prompt_weight",
     "objective.response_weight": "response_weight",
@@ -47,6 +48,11 @@ class ComposedSweep:
     cells: tuple[Cell, ...]
     configs: tuple[RunConfig, ...]
     extras: Mapping[str, Any]
+    configs_of: Callable[[Sequence[Cell]], tuple[RunConfig, ...]] = field(compare=False, repr=False)
+
+    def with_cells(self, cells: Sequence[Cell]) -> "ComposedSweep":
+        """The same sweep, asking for other cells."""
+        return dataclasses.replace(self, cells=tuple(cells), configs=self.configs_of(cells))
 
 
 def compose_sweep(
@@ -71,11 +77,11 @@ def _compose_sweep(arguments: Arguments, config_name: str, recast: Recast | None
             f"one of {', '.join(options)}",
             "add +grid=NAME, such as +grid=wit_5x5",
         )
-    trees = [override for override in overrides if override.key.startswith(_GRID_TREES)]
+    trees = [override for override in overrides if override.key.startswith(_TREES)]
     composer = _Composer(config_name, [one for one in overrides if one not in trees], arguments.config_dirs)
     # Only what is not a run's: an interpolation in there may need the numbers of a cell.
     values = composer.first.plain(lambda key: key not in _RUN_KEYS)
-    _apply_grid_trees(values["grid"], trees)
+    _apply_trees(values, trees)
     _apply_choices(values["grid"], overrides)
     config = sweep_config_from_dict({**values, "action": arguments.action})
     extras = {key: value for key, value in values.items() if key not in sweep_defaults()}
@@ -92,7 +98,11 @@ def _compose_sweep(arguments: Arguments, config_name: str, recast: Recast | None
     _check_adjust(config.grid.adjust, arguments.config_dirs)
     cells = tuple(recast(cells)) if recast is not None else cells
     said = {override.key for override in overrides}
-    return ComposedSweep(config, cells, _run_configs(cells, composer, config.grid.adjust, said), extras)
+
+    def configs_of(cells: Sequence[Cell]) -> tuple[RunConfig, ...]:
+        return _run_configs(cells, composer, config.grid.adjust, said)
+
+    return ComposedSweep(config, cells, configs_of(cells), extras, configs_of)
 
 
 class _Composer:
@@ -200,10 +210,11 @@ def _adjustments(cell: Cell, adjust: Mapping[str, Any], taken: set[str]) -> dict
     }
 
 
-def _apply_grid_trees(grid: dict[str, Any], trees: Sequence[Override]) -> None:
+def _apply_trees(values: dict[str, Any], trees: Sequence[Override]) -> None:
     """grid.axes={...} replaces all axes, grid.axes.train.epochs=[...] one; likewise grid.cells.only=[...]."""
     for override in trees:
-        place, (_, *path) = grid, override.key.split(".", 2)
+        group, *path = override.key.split(".", 2)
+        place = values[group]
         if path[0] == "cells" and len(path) == 2:  # operators and filters hold no dots, axes do
             path = ["cells", *path[1].split(".", 1)]
         for name in path[:-1]:

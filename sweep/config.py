@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sweep.arguments import ACTIONS
 from sweep.budget import BudgetConfig
 from sweep.launcher import LauncherConfig
+from sweep.search_config import SearchConfig, search_config_from_dict
 from train.config import MANDATORY, build, defaults_tree
 from train.errors import ConfigError
 
@@ -38,13 +39,6 @@ class GridConfig:
     collapse: Literal["rays", "none"] = "rays"
     scale_checks: int = 0
     stages: tuple[str, ...] = ("sft",)  # [sft, dpo]: preference tuning on top of every supervised run
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchConfig:
-    """What proposes cells beyond the grid: nothing, yet."""
-
-    kind: Literal["none"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +104,7 @@ def sweep_defaults() -> dict[str, Any]:
         "retention": "none",
         "grid": grid,
         "launcher": defaults_tree(LauncherConfig),
-        "search": defaults_tree(SearchConfig),
+        "search": {**defaults_tree(SearchConfig), "ranges": {}},
         "budget": defaults_tree(BudgetConfig),
         "confirm": defaults_tree(ConfirmConfig),
     }
@@ -136,7 +130,7 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
         name=str(values["name"] or grid.name),
         grid=grid,
         launcher=build(LauncherConfig, launcher, "launcher."),
-        search=build(SearchConfig, values["search"], "search."),
+        search=search_config_from_dict(values["search"]),
         budget=build(BudgetConfig, values.get("budget") or {}, "budget."),
         confirm=build(ConfirmConfig, values.get("confirm") or {}, "confirm."),
         retention=str(values.get("retention") or "none"),

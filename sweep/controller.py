@@ -23,9 +23,10 @@ from sweep.folder import SweepFolder
 from sweep.launch import Job, Launch, start_workers
 from sweep.ledger import CLAIMABLE, Ledger, RunState
 from sweep.outcomes import counts_as_evidence, same_failure
+from sweep.searching import Search
 from sweep.show import View, reason
 from sweep.slots import holders
-from sweep.spec import Plan, Status
+from sweep.spec import SETTLED, Plan, Status
 from train.record import Failure
 
 PATIENCE_S = 30.0  # for checkpoints, after a request to stop
@@ -90,9 +91,11 @@ class Controller:
         start: Start = start_workers,
         poll_s: float = POLL_S,
         only_watch: bool = False,
+        search: Search | None = None,
     ) -> None:
         self.plan, self.ledger, self.folder, self.launch, self.view = plan, ledger, folder, launch, view
         self.interrupts, self._start, self._poll_s, self._only_watch = interrupts, start, poll_s, only_watch
+        self._search, self._plan_version = search, folder.plan_version()
         self.states: dict[str, RunState] = {}
         self._jobs: list[Job] = []
         self._first_outcomes: list[Failure | None] = []
@@ -109,11 +112,13 @@ class Controller:
         try:
             while True:
                 look_s = self._look()
-                if all(state.status in (Status.FINISHED, Status.FAILED) for state in self.states.values()):
+                if lock is None and not self._only_watch and (self._search or not self._is_settled()):
+                    lock = self._take_lock()
+                if self._may_grow(is_owner=lock is not None):
+                    continue
+                if self._is_settled():
                     return Ending(states=self.states)
                 self.view.update(self.plan, self.states, self._estimate())
-                if lock is None and not self._only_watch:
-                    lock = self._take_lock()
                 if self.interrupts.event.is_set() or self.folder.was_stopped_after(self._started):
                     return self._stop(is_owner=lock is not None)
                 if lock is not None and (problem := self._same_failure() or self._tend_workers()):
@@ -124,7 +129,34 @@ class Controller:
                 self.interrupts.event.wait(max(self._poll_s, 5 * look_s))
         finally:
             if lock is not None:
+                self.folder.set_searching(False)
                 lock.close()
+
+    def _may_grow(self, *, is_owner: bool) -> bool:
+        """Whether to look again: a search, ours or that of the process we watch, asked for more or still may."""
+        if self.interrupts.event.is_set():
+            return False
+        if is_owner:
+            return self._search is not None and self._has_asked(self._search)
+        if self.folder.plan_version() != self._plan_version:
+            self._plan_version = self.folder.plan_version()
+            self.plan = self.folder.plan() or self.plan
+            self.ledger.stops = self.plan.stops
+            return True
+        is_waiting = self._is_settled() and self.folder.awaits_proposals()
+        return is_waiting and not self.interrupts.event.wait(self._poll_s)
+
+    def _has_asked(self, search: Search) -> bool:
+        has_grown = search.extend(self.states, self.launch.num_slots)
+        self.plan = search.plan
+        if has_grown:
+            self.folder.write_plan(self.plan)
+            self._plan_version = self.folder.plan_version()
+        self.folder.set_searching(search.waits(self.states))
+        return has_grown
+
+    def _is_settled(self) -> bool:
+        return all(state.status in SETTLED for state in self.states.values())
 
     def _take_lock(self) -> IO[str] | None:
         lock = take_controller_lock(self.folder)
@@ -217,7 +249,7 @@ class Controller:
     def _bury(self, dead: list[Job]) -> str:
         """Forget dead workers; a problem if they die again and again without getting anything done."""
         done = (
-            sum(state.status in (Status.FINISHED, Status.FAILED) for state in self.states.values()),
+            sum(state.status in SETTLED for state in self.states.values()),
             sum(state.heartbeat.step for state in self.states.values() if state.heartbeat),
         )
         if done != self._done_before:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweep.ledger import RunState
-from sweep.spec import RunSpec, Status
+from sweep.spec import SETTLED, RunSpec, Status
 from train.record import RunRecord
 
 Kind = tuple[str, str, str]  # stage, model, dataset: what decides how long a run takes
@@ -49,7 +49,7 @@ def remaining_time(
     totals, longest = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
     for spec in runs:
         state = states[spec.fingerprint]
-        if state.status in (Status.FINISHED, Status.FAILED):
+        if state.status in SETTLED:
             continue
         seen = history.get(kind_of(spec)) or _extrapolated(state, now)
         if not seen:

@@ -5,6 +5,7 @@ UserError (train.errors)
   ComposeError      a configuration that Hydra or the schema rejects, with the list of what exists
   LedgerError       a folder that can't hold results, or holds somebody else's
   LaunchError       a launcher that can't start workers
+  SearchError       a search that can't propose
 """
 
 from train.errors import UserError
@@ -24,3 +25,7 @@ class LedgerError(UserError):
 
 class LaunchError(UserError):
     """A launcher that can't start workers."""
+
+
+class SearchError(UserError):
+    """A search that can't propose."""

@@ -6,6 +6,8 @@
                controller.lock      held by the process that starts workers
                stop                 when somebody last asked to stop
                pilot.json           only in a pilot's folder: how long each run may take
+               proposals/           what a search asked for (see `sweep.proposals`); search.log, its errors
+               searching            there while a search may still ask for runs
                report/              written by the analysis
                previous/<time>/     the plan and the report of an earlier, different question
 """
@@ -14,6 +16,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import secrets
 import time
@@ -21,6 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sweep.claims import is_alive, owner_from_dict
 from sweep.errors import LedgerError
 from sweep.plan import plan_from_dict, plan_to_dict
 from sweep.spec import Plan
@@ -52,6 +56,7 @@ class SweepFolder:
         self.workers = self.path / "workers"
         self.lock_path = self.path / "controller.lock"
         self.stop_path = self.path / "stop"
+        self._searching_path = self.path / "searching"
 
     def plan(self) -> Plan | None:
         """The plan written here; None if there is none. Raises LedgerError for one of another version."""
@@ -90,6 +95,20 @@ class SweepFolder:
         except FileNotFoundError:
             return False
 
+    def set_searching(self, is_searching: bool) -> None:
+        """Say whether workers that find nothing to do should wait for what a search asks next."""
+        if is_searching:
+            self._searching_path.touch()
+        else:
+            self._searching_path.unlink(missing_ok=True)
+
+    def awaits_proposals(self) -> bool:
+        """Whether a search goes on: its controller lives, on this machine, and hasn't said that it is over."""
+        if not self._searching_path.exists():
+            return False
+        owner = owner_from_dict(read_json(self.lock_path))
+        return owner is None or is_alive(owner, lambda: math.inf)  # None: the lock is just being written
+
     def write_plan(self, plan: Plan) -> bool:
         """Make `plan` the sweep's; False if it was. A different question's plan and report are set aside."""
         values = json.loads(json.dumps(plan_to_dict(plan)))
@@ -97,7 +116,8 @@ class SweepFolder:
         if old == values:
             return False
         self.workers.mkdir(parents=True, exist_ok=True)
-        if old is not None and _runs_of(old) != _runs_of(values):
+        is_longer = bool(plan.question) and (old or {}).get("question") == plan.question
+        if old is not None and not is_longer and _runs_of(old) != _runs_of(values):
             self._set_aside()
         write_json_atomic(self.plan_path, values)
         return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sweep.duration import share_done
 from sweep.ledger import RunState
 from sweep.predict import Prediction, interval, predict
-from sweep.spec import RunSpec, Status
+from sweep.spec import SETTLED, RunSpec
 from sweep.timesheets import Entry, Shift
 from sweep.workloads import Workload, scale, workload_of
 
@@ -68,7 +68,7 @@ def forecast(
     room_of: Callable[[RunSpec], Room],
 ) -> Forecast:
     """room_of: what a run's worker is given. history: timesheets of this root, of this sweep and others."""
-    left = [spec for spec in runs if states[spec.fingerprint].status not in (Status.FINISHED, Status.FAILED)]
+    left = [spec for spec in runs if states[spec.fingerprint].status not in SETTLED]
     groups: dict[tuple[Workload, Room], list[RunSpec]] = {}
     for spec in left:
         groups.setdefault((workload_of(spec), room_of(spec)), []).append(spec)

@@ -8,6 +8,7 @@
                  0001.log           everything the run printed
                  0001.failure.json  its record, if it failed
                  0001.released      given back with a checkpoint
+                 0001.paused        given back at a rung: the share of its steps, and what was measured there
                  0001.lost.json     its job is gone, and how we know (see `sweep.slurm.reconcile`)
                  0001.retry         its failure, or its death, was forgiven
         record.json                 a finished run; written last, the first writer wins
@@ -54,8 +55,11 @@ PLANNED = RunState(status=Status.PLANNED)
 class Ledger:
     """Every run below one root folder."""
 
-    def __init__(self, root: Path | str, max_attempts: int = MAX_ATTEMPTS) -> None:
-        self.root, self.max_attempts = Path(root), max_attempts
+    def __init__(
+        self, root: Path | str, max_attempts: int = MAX_ATTEMPTS, stops: Mapping[str, float] | None = None
+    ) -> None:
+        """stops: the plan's; a run that paused there or later waits, one that paused earlier goes on."""
+        self.root, self.max_attempts, self.stops = Path(root), max_attempts, stops or {}
         self.runs = self.root / ".runs"
         self._records: dict[str, RunRecord] = {}  # a believed record never changes
 
@@ -147,6 +151,16 @@ class Ledger:
             if "lost.json" in kinds[attempt]
         ]
 
+    def rungs(self, fingerprint: str) -> dict[float, Mapping[str, float]]:
+        """What was measured where the run paused: share of its steps -> metrics."""
+        kinds = attempts_in(self.folder(fingerprint))
+        found = [
+            read_json(self.attempt_path(fingerprint, attempt, "paused")) or {}
+            for attempt in sorted(kinds)
+            if "paused" in kinds[attempt]
+        ]
+        return {values["share"]: values["metrics"] for values in found if "metrics" in values}
+
     def last_attempt(self, fingerprint: str) -> int:
         """The highest attempt there is; 0 for none."""
         return max(attempts_in(self.folder(fingerprint)), default=0)
@@ -174,6 +188,9 @@ class Ledger:
             return state(Status.PLANNED)
         if "failure.json" in kinds:
             return state(Status.FAILED, self._failure(fingerprint, attempt))
+        if "paused" in kinds:
+            share = (read_json(self.attempt_path(fingerprint, attempt, "paused")) or {}).get("share", 0.0)
+            return state(Status.PAUSED if share >= self.stops.get(fingerprint, 2.0) else Status.INTERRUPTED)
         if "released" in kinds:
             return state(Status.INTERRUPTED)
         if (
@@ -196,7 +213,7 @@ class Ledger:
         """
         deaths, step_after = 0, None
         for attempt in sorted(files, reverse=True):
-            if files[attempt] & {"retry", "failure.json", "released"}:
+            if files[attempt] & {"retry", "failure.json", "released", "paused"}:
                 break
             if self.loss(fingerprint, attempt).get("kind") in NOT_ITS_FAULT:
                 continue
@@ -289,6 +306,12 @@ class Claim:
         """Give the run up for a cause that the next attempt, anybody's, will meet differently."""
         write_json_exclusive(
             self.path("lost.json"), {"kind": kind, "evidence": evidence, "time": time.time()}
+        )
+
+    def pause(self, share: float, metrics: Mapping[str, float]) -> None:
+        """Give the run back at a rung, measured; it goes on if the plan's stop for it moves."""
+        write_json_exclusive(
+            self.path("paused"), {"share": share, "metrics": dict(metrics), "time": time.time()}
         )
 
     def release(self) -> None:

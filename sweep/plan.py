@@ -279,6 +279,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
             for base in plan.bases
         ],
         "shared": [tree for _, tree in shared.values()],
+        **({"question": plan.question, "stops": dict(plan.stops)} if plan.question else {}),
     }
 
 
@@ -340,7 +341,7 @@ def plan_from_dict(values: Mapping[str, Any]) -> Plan:
         )
         for item in values["runs"]
     )
-    return Plan(values["name"], cells, bases, runs)
+    return Plan(values["name"], cells, bases, runs, values.get("question", ""), values.get("stops", {}))
 
 
 def _settings(item: Mapping[str, Any]) -> Settings:

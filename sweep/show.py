@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from sweep.attempts import tail
 from sweep.duration import Estimate, estimate_text, kind_of
 from sweep.ledger import Ledger, RunState
-from sweep.spec import Plan, RunSpec, Status
+from sweep.spec import SETTLED, Plan, RunSpec, Status
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 PLAIN_EVERY_S = 10.0
 SCREEN_RUNS = 12  # runs in flight, or failed ones, that fit on one screen
-_COLUMNS = (Status.FINISHED, Status.RUNNING, Status.PLANNED, Status.INTERRUPTED, Status.LOST, Status.FAILED)
+_COLUMNS = (
+    Status.FINISHED,
+    Status.PAUSED,
+    Status.RUNNING,
+    Status.PLANNED,
+    Status.INTERRUPTED,
+    Status.LOST,
+    Status.FAILED,
+)
+_SAID = (Status.PAUSED, Status.RUNNING, Status.FAILED)
 
 
 class View(Protocol):
@@ -93,8 +102,8 @@ def progress_line(plan: Plan, states: Mapping[str, RunState], estimate: Estimate
     """17 of 40 runs finished, 4 running, 1 failed; about 12 min left."""
     count = Counter(states[spec.fingerprint].status for spec in plan.runs)
     parts = [f"{count[Status.FINISHED]} of {len(plan.runs)} runs finished"]
-    parts += [f"{count[status]} {status}" for status in (Status.RUNNING, Status.FAILED) if count[status]]
-    if all(status in (Status.FINISHED, Status.FAILED) for status in count):
+    parts += [f"{count[status]} {status}" for status in _SAID if count[status]]
+    if all(status in SETTLED for status in count):
         return ", ".join(parts)
     return f"{', '.join(parts)}; time left: {estimate_text(estimate)}"
 
@@ -166,7 +175,7 @@ def status_lines(plan: Plan, states: Mapping[str, RunState], estimate: Estimate 
         "failed",
         [f"{spec.run_id}  {reason(state)}" for spec, state in _with_status(plan, states, Status.FAILED)],
     )
-    if any(state.status not in (Status.FINISHED, Status.FAILED) for state in states.values()):
+    if any(state.status not in SETTLED for state in states.values()):
         lines.append(f"time left: {estimate_text(estimate)}")
     return lines
 

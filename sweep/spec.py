@@ -4,7 +4,8 @@ A *cell* is a question: a point of the grid. A *run* is one training under one c
 cells may be answered by one run (see `sweep.rays`): the others are *aliases*. All values are frozen.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -64,12 +65,18 @@ class PlannedBase:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything asked and everything needed. Runs are in execution order, without duplicates, bases first."""
+    """Everything asked and everything needed. Runs are in execution order, without duplicates, bases first.
+
+    question: what a search is about, so that a plan which it extends is known for the same; "" without one.
+    stops: fingerprint -> the share of its steps at which a run is measured and paused; others train to the end.
+    """
 
     name: str
     cells: tuple[PlannedCell, ...]
     bases: tuple[PlannedBase, ...]
     runs: tuple[RunSpec, ...]
+    question: str = ""
+    stops: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def spec(self, fingerprint: str) -> RunSpec:
         """The run of that fingerprint; KeyError if the plan has none."""
@@ -86,5 +93,9 @@ class Status(StrEnum):
     RUNNING = "running"  # claimed by a living worker
     INTERRUPTED = "interrupted"  # its worker gave it back with a checkpoint; planned again
     LOST = "lost"  # its worker died without a word; planned again
+    PAUSED = "paused"  # measured at the rung where its plan stops it; goes on if the plan says so
     FAILED = "failed"  # its last attempt failed; waits for action=retry
     FINISHED = "finished"  # record.json is in place
+
+
+SETTLED = (Status.FINISHED, Status.FAILED, Status.PAUSED)  # nothing happens to it by itself

@@ -23,7 +23,10 @@ class GivenBack(Exception):
 
 
 class RunOne(Protocol):
-    """Trains one run; raises GivenBack once its state is saved after `should_stop` became true."""
+    """Trains one run; raises GivenBack once its state is saved after `should_stop` became true.
+
+    With `pause_at`, a share of its steps, it raises train.rungs.Paused there, measured and saved.
+    """
 
     def __call__(
         self,
@@ -33,6 +36,7 @@ class RunOne(Protocol):
         attempt: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[int, int], None],
+        pause_at: float | None = None,
     ) -> RunRecord: ...
 
 
@@ -55,6 +59,7 @@ def make_trainer(root: str) -> RunOne:
         attempt: int,
         should_stop: Callable[[], bool],
         on_progress: Callable[[int, int], None],
+        pause_at: float | None = None,
     ) -> RunRecord:
         try:
             return training.run(
@@ -72,6 +77,7 @@ def make_trainer(root: str) -> RunOne:
                 parent_folder=Ledger(root).folder(spec.parent_fingerprint)
                 if spec.parent_fingerprint
                 else None,
+                pause_at=pause_at,
             )
         except training.Interrupted as error:
             raise GivenBack(str(error)) from error

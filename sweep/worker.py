@@ -30,8 +30,10 @@ from sweep.timesheets import Timesheet
 from sweep.trainers import TRAINER, GivenBack, RunOne, load_trainer
 from train.failures import failure_from_exception
 from train.record import Failure, RunRecord
+from train.rungs import Paused
 from train.secrets import scrub
 
+PROPOSAL_EVERY_S = 0.1  # how often a worker with nothing to do looks whether a search asked for more
 NOTHING_LEFT, NO_SLOT, SAME_FAILURE = 0, 3, 4  # what `work` returns
 
 
@@ -67,6 +69,7 @@ def work(
         stop,
         name=f"{os.uname().nodename}-{slot}",
         make_run_one=lambda: load_trainer(trainer)(root),
+        may_wait=True,
         gpus=1 if gpu else 0,
         cores=num_threads,
     )
@@ -91,17 +94,13 @@ class Worker:
         name: str,
         make_run_one: Callable[[], RunOne],
         may_claim: Callable[[RunSpec], bool] = lambda spec: True,
+        may_wait: bool = False,
         gpus: float = 0,
         cores: float = 1,
     ) -> None:
-        """gpus, cores: what this worker is billed for."""
-        self.ledger, self.folder, self.stop, self.name, self._may_claim = (
-            ledger,
-            folder,
-            stop,
-            name,
-            may_claim,
-        )
+        """may_wait: for what a search asks next, while it goes on here. gpus, cores: what we are billed for."""
+        self.ledger, self.folder, self.stop, self.name = ledger, folder, stop, name
+        self._may_claim, self._may_wait = may_claim, may_wait
         self._make_run_one, self._run_one = make_run_one, None
         self._first_failures: list[Failure | None] = []
         self._started = time.time()
@@ -119,7 +118,7 @@ class Worker:
             print(f"{say}: {failure.kind}: {failure.message}" if failure else say, flush=True)
             if failure and failure.kind == "disk_full":
                 raise OSError(errno.ENOSPC, f"{failure.message}; {spec.run_id} can be continued")
-            if outcome != "interrupted" and counts_as_evidence(spec, failure):
+            if outcome not in ("interrupted", "paused") and counts_as_evidence(spec, failure):
                 self._first_failures.append(failure)
             if same_failure(self._first_failures):
                 return SAME_FAILURE
@@ -133,6 +132,7 @@ class Worker:
             version, plan = self.folder.plan_version(), self.folder.plan()
             if plan is None:
                 return
+            self.ledger.stops = plan.stops
             for spec in plan.runs:
                 if self.stop.is_set() or self.folder.was_stopped_after(self._started):
                     return
@@ -155,6 +155,10 @@ class Worker:
                     release_parent(spec, plan, self.ledger)
             if is_waiting and not found:  # for a parent that somebody else is training
                 found = not self.stop.wait(PARENT_EVERY_S)
+            while not found and self._may_wait and self.folder.awaits_proposals():
+                if self.stop.wait(PROPOSAL_EVERY_S) or self.folder.was_stopped_after(self._started):
+                    return
+                found = self.folder.plan_version() != version
 
     def _block(self, spec: RunSpec, claim: Claim, failure: Failure) -> None:
         """Report a run that can't begin."""
@@ -184,6 +188,7 @@ class Worker:
         def should_stop() -> bool:
             return self.stop.is_set() or fenced.is_set() or time.monotonic() > end
 
+        pause_at = self.ledger.stops.get(spec.fingerprint)
         with _output_to(claim.path("log")), self._beating(claim, position, fenced):
             try:
                 self._run_one = self._run_one or self._make_run_one()
@@ -194,6 +199,7 @@ class Worker:
                     attempt=claim.attempt,
                     on_progress=on_progress,
                     should_stop=should_stop,
+                    **({} if pause_at is None else {"pause_at": pause_at}),
                 )
                 record = with_remedy(record, trained, num_halvings)
                 if record.outcome == "finished":
@@ -205,6 +211,9 @@ class Worker:
             except GivenBack:
                 claim.release()
                 return "interrupted", None, None
+            except Paused as rung:
+                claim.pause(rung.share, rung.metrics)
+                return "paused", None, None
             except (Exception, SystemExit) as error:  # whatever breaks a run must not break the next one
                 print(scrub(traceback.format_exc()), file=sys.stderr)
                 failure = writable(failure_from_exception(error))

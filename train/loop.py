@@ -20,6 +20,7 @@ from train.config import RunConfig
 from train.distributed import World
 from train.engine import prepared
 from train.objective import check_roles
+from train.rungs import step_of
 from train.schedule import num_steps
 from train.step import StepResult
 from train.step_meter import StepMeter
@@ -52,8 +53,9 @@ def train_model(
     device: torch.device,
     hooks: Hooks,
     world: World = World(),
+    until_share: float = 1.0,
 ) -> Progress:
-    """Train in place from the start, or from the folder's checkpoint, to the last step.
+    """Train in place from the start, or from the folder's checkpoint, to the last step, or to a rung's.
 
     Under FSDP only rank 0's model holds the result.
 
@@ -63,6 +65,7 @@ def train_model(
     """
     check_roles(split, config.objective, config.model.template)
     steps = num_steps(config.train, len(split.row_ids))
+    last = step_of(until_share, steps)
     with prepared(model, split, config, device, world) as training:
         progress = training.restore(folder, fingerprint) or Progress(0, 0.0, None)
         progress = replace(progress, how=training.how)
@@ -70,7 +73,7 @@ def train_model(
         meter = StepMeter(model, device, config.train.precision)
         training.module.train()
         with _open_events(folder, progress.step, world) as events:
-            for step in range(progress.step, steps):
+            for step in range(progress.step, last):
                 result = training.stepper.step(step, steps)
                 progress = _after(progress, result, time.monotonic() - started)
                 if world.rank == 0:
@@ -78,7 +81,7 @@ def train_model(
                     events.write(json.dumps(event) + "\n")
                     hooks.tracker.log(step + 1, event)
                     hooks.on_progress(step + 1, steps)
-                is_last = step + 1 == steps  # saved too: dying during the evaluation must not cost it
+                is_last = step + 1 == last  # saved too: dying during the evaluation must not cost it
                 age_s = time.monotonic() - saved
                 is_stopping, is_due = world.agreed(
                     hooks.should_stop(), is_last or age_s > config.train.checkpoint_every_s

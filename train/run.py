@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -25,7 +25,10 @@ from train.parents import Parent, check_parent, parent_weights, read_parent
 from train.preferences import load_token_pairs
 from train.provenance import environment, git_state
 from train.record import RunRecord
+from train.rungs import Paused
+from train.schedule import num_steps
 from train.seeds import seed_of
+from train.tokens import TokenData
 from train.tracking import Tracker, start_tracker
 from train.tracking_values import Asked, mirrored_run
 from train.weights import load_weights, save_weights
@@ -48,16 +51,18 @@ def run(
     on_progress: Callable[[int, int], None],
     asked: Asked = Asked(),
     parent_folder: Path | None = None,
+    pause_at: float | None = None,
 ) -> RunRecord:
     """Train and measure one configuration; the record is returned, not written.
 
     `folder` holds events.jsonl and a checkpoint, from which a second call goes on; whoever writes the record
     removes it afterwards, so that no moment of dying costs a finished training.
     A non-finite loss is a result: a record with outcome "failed". Everything else that goes wrong is raised.
-    `parent_folder` is that of the run which stage dpo starts from.
+    `parent_folder` is that of the run which stage dpo starts from. `pause_at` is the share of a supervised run's
+    steps at which it is measured and paused.
     `asked` is for the mirror only; what the mirror lost is named in the record's environment.
 
-    Raises   Interrupted (state saved), UserError, or whatever broke.
+    Raises   Interrupted or Paused (state saved), UserError, or whatever broke.
     """
     if config.train.num_ranks > 1 and config.stage == "sft" and not is_rank():
         return launch(
@@ -106,7 +111,10 @@ def run(
                     device=device,
                     hooks=Hooks(should_stop, on_progress, tracker),
                     world=world,
+                    until_share=pause_at or 1.0,
                 )
+            if progress.step < num_steps(config.train, len(data.splits["train"].row_ids)):
+                raise Paused(pause_at or 1.0, _measured_at_rung(trained, data, config, tokenizer, device))
         if should_stop():
             raise Interrupted("stopped before its evaluation")
         if parent is not None:
@@ -180,6 +188,14 @@ def run(
         failure=failure,
     )
     return _mirrored(record, tracker)
+
+
+def _measured_at_rung(
+    model: nn.Module, data: TokenData, config: RunConfig, tokenizer: object, device: torch.device
+) -> Mapping[str, float]:
+    """Validation only: what decides whether a run goes on may not see what it is judged by."""
+    seen = {name: split for name, split in data.splits.items() if name == "validation"}
+    return evaluate(model, dataclasses.replace(data, splits=seen), config.eval, tokenizer, device).metrics
 
 
 def _mirrored(record: RunRecord, tracker: Tracker) -> RunRecord:

@@ -9,7 +9,7 @@ from sweep.controller import Ending, Interrupts
 from sweep.errors import LaunchError
 from sweep.show import make_view
 from sweep.slurm.tend import Look, Tender, queue_lines
-from sweep.spec import Status
+from sweep.spec import SETTLED, Status
 
 LOOK_EVERY_S = 30.0  # at the scheduler: squeue, perhaps sacct; the ledger's files are read more often
 POLL_S = 2.0
@@ -116,7 +116,7 @@ def _watch(session: Session, tender: Tender, view, interrupts: Interrupts) -> Lo
                 found = tender.look()
             next_look = time.monotonic() + LOOK_EVERY_S
         states = session.states()
-        if all(state.status in (Status.FINISHED, Status.FAILED) for state in states.values()):
+        if all(state.status in SETTLED for state in states.values()):
             return tender.look()
         num_workers = max(1, found.num_working if found else 1)
         view.update(session.plan, states, time_left(session.plan, states, seconds, num_workers))
@@ -125,7 +125,7 @@ def _watch(session: Session, tender: Tender, view, interrupts: Interrupts) -> Lo
 
 
 def _is_over(found: Look) -> bool:
-    return all(state.status in (Status.FINISHED, Status.FAILED) for state in found.states.values())
+    return all(state.status in SETTLED for state in found.states.values())
 
 
 def _where_things_stand(found: Look) -> list[str]:

@@ -9,7 +9,7 @@ from sweep.errors import LaunchError
 from sweep.forecast import Forecast, Room, forecast, spent_hours
 from sweep.ledger import RunState
 from sweep.slurm.classes import class_of, reserve_s
-from sweep.spec import RunSpec, Status
+from sweep.spec import SETTLED, RunSpec
 from sweep.timesheets import Shift, shifts
 from train.files import read_json, write_json_atomic
 
@@ -70,7 +70,7 @@ def actual_lines(
 
 
 def _is_open(state: RunState) -> bool:
-    return state.status not in (Status.FINISHED, Status.FAILED)
+    return state.status not in SETTLED
 
 
 def _rooms(session: Session):

@@ -40,6 +40,7 @@ def plan(arguments: Arguments) -> int:
     for line in summary_lines(session.plan):
         print(f"  {line}")
     print("\n".join(aligned(status_counts(session.plan, states))))
+    print("".join(f"{line}\n" for line in (session.search.lines() if session.search else ())), end="")
     if is_over(states.values()):
         print("everything is recorded; nothing would be trained")
     else:

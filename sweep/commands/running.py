@@ -1,5 +1,6 @@
 """run, retry and watch: from a plan to records, and the report at the end."""
 
+import dataclasses
 import sys
 
 from sweep.arguments import Arguments
@@ -10,7 +11,7 @@ from sweep.controller import Controller, Ending, Interrupts
 from sweep.launch import Launch
 from sweep.retention import prune, remove_workers_files
 from sweep.show import make_view, reason
-from sweep.spec import Status
+from sweep.spec import SETTLED, Status
 from sweep.stages import children
 from train.errors import DataError, ModelError
 from train.hub import check_reachable
@@ -63,6 +64,7 @@ def run_session(session: Session) -> int:
 
         return submit(session)
     ending = control(session)
+    session = _grown(session)
     if ending is None:
         print("left at once; workers save their state and end by themselves", file=sys.stderr)
         return 130
@@ -117,12 +119,27 @@ def control(session: Session, *, only_watch: bool = False) -> Ending | None:
     try:
         with Interrupts().listening() as interrupts:
             return Controller(
-                session.plan, session.ledger, session.folder, launch, view, interrupts, only_watch=only_watch
+                session.plan,
+                session.ledger,
+                session.folder,
+                launch,
+                view,
+                interrupts,
+                only_watch=only_watch,
+                search=session.search,
             ).run()
     except KeyboardInterrupt:
         return None
     finally:
         view.close()
+
+
+def _grown(session: Session) -> Session:
+    """The session with what its search asked for meanwhile."""
+    if session.search is None:
+        return session
+    session.search.close()
+    return dataclasses.replace(session, plan=session.search.plan)
 
 
 def _opening_words(session: Session) -> str:
@@ -150,13 +167,18 @@ def _interrupted(session: Session, ending: Ending) -> int:
 
 
 def _closing_words(session: Session, ending: Ending) -> int:
+    print("".join(f"{line}\n" for line in (session.search.lines() if session.search else ())), end="")
     failed = [spec for spec in session.plan.runs if ending.states[spec.fingerprint].status is Status.FAILED]
-    num_open = len(ending.states) - ending.num(Status.FINISHED, Status.FAILED)
+    num_paused = ending.num(Status.PAUSED)
+    num_open = len(ending.states) - ending.num(*SETTLED)
     print(
         f"{ending.num(Status.FINISHED)} of {len(ending.states)} runs finished"
         + (f", {len(failed)} failed" if failed else "")
+        + (f", {num_paused} paused at their rung" if num_paused else "")
         + (f", {num_open} not done" if num_open else "")
     )
+    if num_paused:
+        print(f"Train those to the end: {session.command('search.exhaustive=true')}")
     for spec in failed[:MAX_FAILURES_SHOWN]:
         print(f"  failed {spec.run_id}: {reason(ending.states[spec.fingerprint])}")
     if len(failed) > MAX_FAILURES_SHOWN:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweep.arguments import Arguments
 from sweep.config import SweepConfig
@@ -15,10 +16,14 @@ from sweep.folder import SweepFolder, check_root, sweep_names
 from sweep.forecast import like_runs
 from sweep.launch import available_cores, visible_gpus
 from sweep.ledger import Ledger, RunState
-from sweep.spec import Plan, RunSpec, Status
+from sweep.spec import SETTLED, Plan, RunSpec
 from sweep.timesheets import shifts
 from sweep.workloads import workload_of
 from train.errors import UserError
+
+if TYPE_CHECKING:
+    from sweep.compose import ComposedSweep
+    from sweep.searching import Search
 
 NUM_CANDIDATES = 5
 
@@ -32,6 +37,7 @@ class Session:
     plan: Plan
     folder: SweepFolder
     ledger: Ledger
+    search: "Search | None" = None
 
     def states(self) -> dict[str, RunState]:
         """What the ledger knows of every run of the plan."""
@@ -72,14 +78,20 @@ def open_session(arguments: Arguments, *, allow_unresolved: bool = False) -> Ses
     config = composed.config
     if not allow_unresolved:
         check_root(config.root)
-    plan = make_plan(composed, cache_folder=Path(config.root) / ".cache", allow_unresolved=allow_unresolved)
-    return Session(
-        arguments,
-        config,
-        plan,
-        SweepFolder(config.root, config.name),
-        Ledger(config.root, config.launcher.max_attempts),
-    )
+
+    def make(composed: "ComposedSweep") -> Plan:
+        return make_plan(
+            composed, cache_folder=Path(config.root) / ".cache", allow_unresolved=allow_unresolved
+        )
+
+    folder, ledger = SweepFolder(config.root, config.name), Ledger(config.root, config.launcher.max_attempts)
+    if not (config.search.is_on or config.search.rungs):
+        return Session(arguments, config, make(composed), folder, ledger)
+    from sweep.asking import Asker
+    from sweep.searching import Search
+
+    search = Search(composed, make, folder, ledger, Asker(folder.path / "search.log"))
+    return Session(arguments, config, search.plan, folder, ledger, search)
 
 
 def has_grid(arguments: Arguments) -> bool:
@@ -159,7 +171,7 @@ def time_left(
 
 def is_over(states: Iterable[RunState]) -> bool:
     """Whether every run is finished or failed."""
-    return all(state.status in (Status.FINISHED, Status.FAILED) for state in states)
+    return all(state.status in SETTLED for state in states)
 
 
 def _some(runs: Sequence[RunSpec]) -> str:

@@ -158,6 +158,23 @@ def test_a_claim_against_a_record_that_came_in_between_is_given_back(ledger, dea
     assert ledger.attempt_path(RUN, 2, "released").exists()
 
 
+def test_a_paused_run_waits_until_its_stop_moves(ledger):
+    ledger.stops = {RUN: 0.25}
+    ledger.claim(RUN).pause(0.25, {"validation_exact_answer": 0.5})
+    assert status(ledger) is Status.PAUSED
+    assert ledger.claim(RUN) is None
+    ledger.stops = {RUN: 0.5}
+    assert status(ledger) is Status.INTERRUPTED
+    ledger.claim(RUN).pause(0.5, {"validation_exact_answer": 0.75})
+    assert status(ledger) is Status.PAUSED
+    assert ledger.rungs(RUN) == {
+        0.25: {"validation_exact_answer": 0.5},
+        0.5: {"validation_exact_answer": 0.75},
+    }
+    ledger.stops = {}
+    assert ledger.claim(RUN) is not None, "nothing stops it any more"
+
+
 def test_a_released_run_can_be_claimed(ledger):
     ledger.claim(RUN).release()
     assert status(ledger) is Status.INTERRUPTED

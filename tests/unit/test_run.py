@@ -13,6 +13,7 @@ from train.identity import dataset_identity, model_identity
 from train.items import read_items, score
 from train.record import record_from_dict, record_to_dict
 from train.run import Interrupted, Workbench, run
+from train.rungs import Paused, step_of
 
 SMALL = [
     "dataset.num_train_rows=64",
@@ -41,7 +42,7 @@ def workbench(tmp_path_factory) -> Workbench:
     return Workbench(tmp_path_factory.mktemp("cache"))
 
 
-def run_of(config, folder, workbench, should_stop=lambda: False):
+def run_of(config, folder, workbench, should_stop=lambda: False, pause_at=None):
     identities = {
         "model_identity": model_identity(config.model, cache_folder=None),
         "dataset_identity": dataset_identity(config.dataset, cache_folder=None),
@@ -55,6 +56,7 @@ def run_of(config, folder, workbench, should_stop=lambda: False):
         workbench=workbench,
         should_stop=should_stop,
         on_progress=lambda step, steps: None,
+        pause_at=pause_at,
         **identities,
     )
 
@@ -97,6 +99,33 @@ def test_an_interrupted_run_ends_in_the_same_record(tmp_path, workbench):
     assert expected.parameters_sha256 == resumed.parameters_sha256
     assert expected.metrics == resumed.metrics
     assert expected.final_train_loss == resumed.final_train_loss
+
+
+def test_a_paused_run_is_measured_and_ends_in_the_same_record(tmp_path, workbench):
+    expected = run_of(config_of(1, 1), tmp_path / "a", workbench)
+    with pytest.raises(Paused) as quarter:
+        run_of(config_of(1, 1), tmp_path / "b", workbench, pause_at=0.25)
+    with pytest.raises(Paused) as again:  # its worker died before it could say so
+        run_of(config_of(1, 1), tmp_path / "b", Workbench(None), pause_at=0.25)
+    with pytest.raises(Paused) as half:
+        run_of(config_of(1, 1), tmp_path / "b", workbench, pause_at=0.5)
+    resumed = run_of(config_of(1, 1), tmp_path / "b", Workbench(None))
+    assert expected.parameters_sha256 == resumed.parameters_sha256
+    assert expected.metrics == resumed.metrics
+    assert expected.final_train_loss == resumed.final_train_loss
+    events = [(tmp_path / name / "events.jsonl").read_text().splitlines() for name in "ab"]
+    losses = [[json.loads(line)["train_loss"] for line in lines] for lines in events]
+    assert losses[0] == losses[1]
+    assert quarter.value.metrics == again.value.metrics
+    assert quarter.value.metrics["validation_response_nll"] != half.value.metrics["validation_response_nll"]
+    assert not any(name.startswith("test_") for name in half.value.metrics), "what judges must not choose"
+    assert half.value.share == 0.5
+
+
+def test_a_rung_is_a_step():
+    assert [step_of(share, 8) for share in (0.01, 0.25, 0.26, 1.0)] == [1, 2, 3, 8]
+    assert step_of(0.1, 10) == 1
+    assert step_of(0.3, 10) == 3
 
 
 def test_the_base_model_is_measured_and_not_trained(tmp_path, workbench):

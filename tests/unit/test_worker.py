@@ -342,12 +342,13 @@ def test_importing_a_worker_loads_no_torch(project):
     assert done.stdout == "False\n"
 
 
-def test_a_status_is_one_of_six():
+def test_a_status_is_one_of_seven():
     assert [str(status) for status in Status] == [
         "planned",
         "running",
         "interrupted",
         "lost",
+        "paused",
         "failed",
         "finished",
     ]

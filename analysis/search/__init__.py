@@ -1,0 +1,1 @@
+"""What to try next: records as Optuna studies, samplers over the plane, and when to stop."""
