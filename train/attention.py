@@ -107,7 +107,8 @@ def attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface; without `packed`, causal attention over right-padded rows.
 
-    Shapes   query (B, A, T, D); key, value (B, K, T, D); result (B, T, A, D). Packed: B = 1.
+    Shapes   query (B, A, T, D); key, value (B, K, T, D); result (B, T, A, D). Packed: B sequences of the same
+             layout, of which all but stacked runs (train.stacked) have one.
     Raises   ValueError for a mask: rows are told apart by the layout alone.
     """
     if attention_mask is not None:
@@ -115,6 +116,8 @@ def attention(
     settings = _Settings(dropout if module.training else 0.0, scaling, sliding_window, softcap)
     if packed is None:
         return _causal(query, key, value, settings).transpose(1, 2), None
+    if len(query) > 1:
+        return _several(query, key, value, packed, settings), None
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, D)
     if packed.varlen:
         return _varlen(query, key, value, packed, settings)[None], None
@@ -131,6 +134,29 @@ class _Settings:
     scaling: float | None
     sliding_window: int | None
     softcap: float | None
+
+
+def _several(query: Tensor, key: Tensor, value: Tensor, layout: Layout, settings: _Settings) -> Tensor:
+    """Packed sequences of one layout beside each other; (B, heads, T, D) in, (B, T, heads, D) out."""
+    count = len(query)
+    if layout.varlen:
+        flat = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
+        offsets = torch.arange(count, device=query.device, dtype=torch.int32)[:, None] * layout.starts[-1]
+        starts = torch.cat([layout.starts[:1], (layout.starts[1:] + offsets).flatten()])
+        whole = Layout((), starts, layout.longest, varlen=True)
+        return _varlen(flat[0], flat[1], flat[2], whole, settings).unflatten(0, (count, -1))
+    outputs = []
+    for bucket in layout.buckets:
+        parts = []
+        for part in (query, key, value):
+            tokens = part[:, :, bucket.tokens]
+            padded = tokens if bucket.gather is None else tokens.index_select(2, bucket.gather)
+            rows = padded.unflatten(2, (bucket.num_rows, bucket.length)).transpose(1, 2)
+            parts.append(rows.flatten(0, 1))  # (B * rows, heads, L, D)
+        output = _causal(parts[0], parts[1], parts[2], settings).unflatten(0, (count, bucket.num_rows))
+        output = output.transpose(2, 3).flatten(1, 2)  # (B, rows * L, heads, D)
+        outputs.append(output if bucket.scatter is None else output.index_select(1, bucket.scatter))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
 def _bucket_attention(

@@ -72,12 +72,12 @@ def train_model(
         started, saved = time.monotonic() - progress.training_s, time.monotonic()
         meter = StepMeter(model, device, config.train.precision)
         training.module.train()
-        with _open_events(folder, progress.step, world) as events:
+        with open_events(folder, progress.step, world) as events:
             for step in range(progress.step, last):
                 result = training.stepper.step(step, steps)
-                progress = _after(progress, result, time.monotonic() - started)
+                progress = after(progress, result, time.monotonic() - started)
                 if world.rank == 0:
-                    event = _event(step + 1, result) | meter.numbers(result.num_tokens)
+                    event = event_of(step + 1, result) | meter.numbers(result.num_tokens)
                     events.write(json.dumps(event) + "\n")
                     hooks.tracker.log(step + 1, event)
                     hooks.on_progress(step + 1, steps)
@@ -96,7 +96,7 @@ def train_model(
     return progress
 
 
-def _after(progress: Progress, result: StepResult, training_s: float) -> Progress:
+def after(progress: Progress, result: StepResult, training_s: float) -> Progress:
     return replace(
         progress,
         step=progress.step + 1,
@@ -107,7 +107,7 @@ def _after(progress: Progress, result: StepResult, training_s: float) -> Progres
     )
 
 
-def _event(step: int, result: StepResult) -> dict[str, float]:
+def event_of(step: int, result: StepResult) -> dict[str, float]:
     event = {
         "step": step,
         "train_loss": result.loss,
@@ -119,7 +119,7 @@ def _event(step: int, result: StepResult) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _open_events(folder: Path, first_step: int, world: World) -> Iterator[TextIO]:
+def open_events(folder: Path, first_step: int, world: World) -> Iterator[TextIO]:
     """The run's log, cut back to the step it continues from, so that no step is ever written twice.
 
     Rank 0 writes it; the others write nowhere.

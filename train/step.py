@@ -175,16 +175,16 @@ class Stepper:
         )
         scale = step_scale(self.counts_MR, rows, self.weights_R, self.config.objective.normalisation)
         shares = share_by_rank([row for row in rows if self.lengths[row]], self.lengths, world.size)
-        parts = self._cut(shares[world.rank])
-        num_rounds = max(len(self._cut(share)) for share in shares) if world.kind == "fsdp" else len(parts)
+        parts = self.cut(shares[world.rank])
+        num_rounds = max(len(self.cut(share)) for share in shares) if world.kind == "fsdp" else len(parts)
         rate = learning_rate(recipe, step, steps)
         of_rank = [world.rank] if world.rank else []
         torch.manual_seed(derive_seed("dropout", self.dropout_seed, step, *of_rank))
-        sums = _Sums(self.device)
+        sums = StepSums(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         for index in range(num_rounds):
-            batch = self._batch(parts[index], scale) if index < len(parts) else self._idle_batch(rows, scale)
-            with self._autocast():
+            batch = self.batch(parts[index], scale) if index < len(parts) else self._idle_batch(rows, scale)
+            with self.autocast():
                 loss, nll_N, divergence_N = self.module(batch, step)
             # FSDP takes the mean over ranks where we want the sum; another factor it can't do with gloo.
             (loss * world.size if world.kind == "fsdp" else loss).backward()
@@ -193,10 +193,10 @@ class Stepper:
         if not math.isfinite(totals[0]):
             raise NonFiniteLossError(step + 1, [self.split.row_ids[row] for row in rows])
         if scale.num_targets:  # a step without a counted token has no mean and teaches nothing
-            self._update(rate)
-        return self._result(totals, scale.num_targets, rate)
+            self.update(rate)
+        return self.result(totals, scale.num_targets, rate)
 
-    def _cut(self, rows: Sequence[int]) -> list[tuple[list[int], bool]]:
+    def cut(self, rows: Sequence[int]) -> list[tuple[list[int], bool]]:
         """Micro-batches of some rows, and whether each is laid end to end."""
         limit = self.config.train.micro_batch_tokens
         if self.engine.packing == "pack":
@@ -212,7 +212,8 @@ class Stepper:
             else [(part, True) for part in end_to_end_batches(rows, self.lengths, limit)]
         )
 
-    def _batch(self, part: tuple[list[int], bool], scale: Any) -> TrainingBatch:
+    def batch(self, part: tuple[list[int], bool], scale: Any) -> TrainingBatch:
+        """One micro-batch of `cut` on the device."""
         rows, is_packed = part
         return training_batch(
             self.split,
@@ -239,7 +240,8 @@ class Stepper:
             varlen=self.engine.varlen,
         )
 
-    def _update(self, rate: float) -> None:
+    def update(self, rate: float) -> None:
+        """From the gradients, of all ranks, to the next parameters."""
         self.engine.world.add_gradients(self.parameters)
         if self.config.train.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.train.clip_norm)
@@ -247,7 +249,8 @@ class Stepper:
             group["lr"] = rate
         self.optimizer.step()
 
-    def _result(self, totals: list[float], num_targets: int, rate: float) -> StepResult:
+    def result(self, totals: list[float], num_targets: int, rate: float) -> StepResult:
+        """What the sums of a step say."""
         loss, divergence, num_tokens = totals[:3]
         nll_sums, counts = totals[3 : 3 + len(Role)], totals[3 + len(Role) :]
         nll = {
@@ -263,7 +266,8 @@ class Stepper:
             divergence / num_targets if has_divergence else None,
         )
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The precision of products."""
         if self.config.train.precision == "bfloat16" and self.engine.world.kind != "fsdp":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
@@ -273,7 +277,7 @@ class Stepper:
 WORTH_PACKING = 1.2
 
 
-class _Sums:
+class StepSums:
     """By-products of a step: loss, divergence, tokens, unweighted nll and count by role; added over ranks."""
 
     def __init__(self, device: torch.device) -> None:
