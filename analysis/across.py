@@ -108,7 +108,8 @@ def across_planes(
         near_Q += find_optimum(draws_KQ, epsilon).near_best_Q / len(told)
     if len(told) < 2:
         silences.append(f"{len(told)} plane with (0, 1): nothing can be said across planes")
-        return Across(tuple(planes), epsilon, better_Q, worse_Q, near_Q, *[None] * 5, (), tuple(silences))
+        nothing = None, None, None, None, None
+        return Across(tuple(planes), epsilon, better_Q, worse_Q, near_Q, *nothing, (), tuple(silences))
     pooled = fit_pooled([_pooled_plane(plane) for plane in told], priors, seed)
     draws = pooled.draws(DECISIONS[:, 0], DECISIONS[:, 1])
     mean_KQ = draws.planes_KPQ.mean(axis=1)
@@ -154,9 +155,17 @@ def judged_gain(plane: PlaneScores, pair: Pair) -> Gain | None:
         return None
     if set(of) == set(over):
         return Gain(0.0, 0.0)
-    variance = plane.chosen.run_deviation**2 + points.variances
-    error = math.sqrt(float(variance[of].mean()) / len(of) + float(variance[over].mean()) / len(over))
-    return Gain(float(points.scores[of].mean() - points.scores[over].mean()), error)
+    (first, first_variance), (second, second_variance) = (
+        _weighted_mean(points.scores[runs], plane.chosen.run_deviation**2 + points.variances[runs])
+        for runs in (of, over)
+    )
+    return Gain(first - second, math.sqrt(first_variance + second_variance))
+
+
+def _weighted_mean(scores: Floats, variances: Floats) -> tuple[float, float]:
+    """By precision: a run suspected of having collapsed hardly counts. Its mean and variance."""
+    precision = 1 / variances
+    return float(precision @ scores / precision.sum()), float(1 / precision.sum())
 
 
 def _left_out(planes: Sequence[PlaneScores], pooled: Pooled) -> tuple[tuple[LeftOut, ...], list[str]]:

@@ -8,8 +8,8 @@
 Letters: P planes, Q places asked for, K draws, H settings of the hyper-parameters, D their number.
 
 The model is that of `analysis.coregional`; its hyper-parameters and shares are integrated out by the population Monte
-Carlo of `analysis.sampling`, whose first two rounds here follow a flattened posterior: with up to ten dimensions one
-lucky point of the prior would else decide.
+Carlo of `analysis.sampling`, whose rounds here follow a posterior flattened until enough points carry it: with up to
+ten dimensions one lucky point of the prior would else decide.
 """
 
 import math
@@ -47,7 +47,8 @@ from analysis.sampling import Sample, effective_sample_size, posterior_weights
 
 SHARES = ("common", "model", "dataset", "interaction")
 ENOUGH = 50  # effective sample size
-_MAX_ROUNDS = 8
+_MAX_ROUNDS = 10
+_POINTS_PER_DIMENSION = 5  # that a proposal's covariance is made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +181,7 @@ class _JointSample(Sample):
         self, means: PlaceMeans, priors: Priors, generator: np.random.Generator, number: int
     ) -> None:
         """One more round."""
-        temperature = (4.0, 2.0)[len(self.proposals)] if len(self.proposals) < 2 else 1.0
-        logs = self.log_weights / temperature
-        weight_H = np.exp(logs - logs.max())
-        weight_H /= weight_H.sum()
+        weight_H = _flattened(self.log_weights, _POINTS_PER_DIMENSION * self.z_HD.shape[1])
         mean_D = weight_H @ self.z_HD
         centred = self.z_HD - mean_D
         covariance = 1.3 * (centred * weight_H[:, None]).T @ centred + 0.03 * np.eye(mean_D.size)
@@ -193,6 +191,16 @@ class _JointSample(Sample):
         self.z_HD = np.vstack([self.z_HD, new])
         evidence = joint_log_likelihood(self.model, new, means, priors)
         self.evidence_H = np.concatenate([self.evidence_H, evidence])
+
+
+def _flattened(logs_H: Floats, enough: float) -> Floats:
+    """Weights raised to the highest power up to 1 at which they are worth `enough` equal ones."""
+    for power in np.geomspace(1.0, 0.02, 40):
+        weight_H = np.exp(power * (logs_H - logs_H.max()))
+        weight_H /= weight_H.sum()
+        if 1 / float((weight_H**2).sum()) >= enough:
+            break
+    return weight_H  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def _picked(
