@@ -9,7 +9,7 @@ their test scores where validation chose.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -26,7 +26,6 @@ Pair = tuple[float, float]
 CONVENTIONAL: Pair = (0.0, 1.0)
 SURE = 0.95  # posterior probability from which a plane counts as better or worse
 DECISIONS = np.array([(p / 10, r / 10) for p in range(11) for r in range(11) if p + r])
-_CONVENTION = int(np.flatnonzero((DECISIONS == CONVENTIONAL).all(axis=1))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,9 @@ class PlaneScores:
     dataset: str
     chosen: Posterior
     judged: Points  # test scores of the same runs; validation's own where there are none
-    base_score: float = math.nan
+    stretch: float = (
+        1.0  # from the posterior's points to those of all planes, where a unit has no natural size
+    )
 
     @property
     def has_convention(self) -> bool:
@@ -72,6 +73,7 @@ class Across:
 
     planes: tuple[PlaneScores, ...]
     epsilon: float
+    places_Q2: Floats  # prompt and response weight of the decisions
     better_Q: Floats  # planes with P(better than (0, 1)) above SURE
     worse_Q: Floats
     near_best_Q: Floats  # mean over planes of P(within epsilon of the best)
@@ -85,50 +87,76 @@ class Across:
 
     @property
     def recommended(self) -> Pair | None:
-        """The place of the mean surface's highest mean: one pair for all of these planes."""
-        return None if self.common is None else _pair(DECISIONS[self.common.best])
+        """One pair for all of these planes: where their mean surface is highest; see `steady_best`."""
+        if self.common is None:
+            return None
+        return _pair(self.places_Q2[steady_best(self.places_Q2, self.common.mean_Q, self.epsilon)])
 
 
 def across_planes(
-    planes: Sequence[PlaneScores], epsilon: float, *, priors: Priors = AVERAGE, seed: int = 0
+    planes: Sequence[PlaneScores],
+    epsilon: float,
+    *,
+    places_Q2: Floats = DECISIONS,
+    priors: Priors = AVERAGE,
+    seed: int = 0,
 ) -> Across:
-    """Compare and pool planes of one metric. Planes without (0, 1) are named and left out."""
+    """Compare and pool planes of one metric. Planes without (0, 1) are named and left out.
+
+    places_Q2   the decisions, (0, 1) among them: a lattice, or the edge of the square where rays are merged.
+    """
     told = tuple(plane for plane in planes if plane.has_convention)
     silences = [
         f"{plane.name} has no run at (0, 1): no gain can be formed there, so it is left out"
         for plane in planes
         if not plane.has_convention
     ]
-    better_Q, worse_Q, near_Q = np.zeros((3, len(DECISIONS)))
+    prompt_Q, response_Q = places_Q2.T
+    origin = convention_of(places_Q2)
+    better_Q, worse_Q, near_Q = np.zeros((3, len(places_Q2)))
     for plane in told:
-        draws_KQ = plane.chosen.draws(DECISIONS[:, 0], DECISIONS[:, 1], 1024)
-        gain_KQ = draws_KQ - draws_KQ[:, [_CONVENTION]]
+        draws_KQ = plane.stretch * plane.chosen.draws(prompt_Q, response_Q, 1024)
+        gain_KQ = draws_KQ - draws_KQ[:, [origin]]
         better_Q += (gain_KQ > 0).mean(axis=0) > SURE
         worse_Q += (gain_KQ < 0).mean(axis=0) > SURE
         near_Q += find_optimum(draws_KQ, epsilon).near_best_Q / len(told)
+    maps = places_Q2, better_Q, worse_Q, near_Q
     if len(told) < 2:
         silences.append(f"{len(told)} plane with (0, 1): nothing can be said across planes")
         nothing = None, None, None, None, None
-        return Across(tuple(planes), epsilon, better_Q, worse_Q, near_Q, *nothing, (), tuple(silences))
+        return Across(tuple(planes), epsilon, *maps, *nothing, (), tuple(silences))
     pooled = fit_pooled([_pooled_plane(plane) for plane in told], priors, seed)
-    draws = pooled.draws(DECISIONS[:, 0], DECISIONS[:, 1])
+    draws = pooled.draws(prompt_Q, response_Q)
     mean_KQ = draws.planes_KPQ.mean(axis=1)
     common, new = find_optimum(mean_KQ, epsilon), find_optimum(draws.new_KQ, epsilon)
+    best = steady_best(places_Q2, common.mean_Q, epsilon)
     left_out, unsaid = _left_out(told, pooled)
     return Across(
         tuple(planes),
         epsilon,
-        better_Q,
-        worse_Q,
-        near_Q,
+        *maps,
         pooled,
         common,
-        difference(mean_KQ, common.best, _CONVENTION, epsilon),
+        difference(mean_KQ, best, origin, epsilon),
         new,
-        difference(draws.new_KQ, common.best, _CONVENTION, epsilon),  # the common pair, on a plane not run
+        difference(draws.new_KQ, best, origin, epsilon),  # the common pair, on a plane that wasn't run
         left_out,
         (*silences, *unsaid),
     )
+
+
+def convention_of(places_Q2: Floats) -> int:
+    """The row of (0, 1)."""
+    return int(np.flatnonzero((places_Q2 == CONVENTIONAL).all(axis=1))[0])
+
+
+def steady_best(places_Q2: Floats, mean_Q: Floats, epsilon: float) -> int:
+    """The highest of the decisions; among those within epsilon / 20 of it the largest weights, then the least prompt.
+
+    Scales of one ratio differ by Monte Carlo error only: which of them comes out highest means nothing.
+    """
+    close = np.flatnonzero(mean_Q >= mean_Q.max() - epsilon / 20)
+    return int(min(close, key=lambda q: (-places_Q2[q].max(), places_Q2[q, 0])))
 
 
 def ray_of(pair: Pair) -> Fraction | None:
@@ -156,7 +184,9 @@ def judged_gain(plane: PlaneScores, pair: Pair) -> Gain | None:
     if set(of) == set(over):
         return Gain(0.0, 0.0)
     (first, first_variance), (second, second_variance) = (
-        _weighted_mean(points.scores[runs], plane.chosen.run_deviation**2 + points.variances[runs])
+        _weighted_mean(
+            points.scores[runs], (plane.stretch * plane.chosen.run_deviation) ** 2 + points.variances[runs]
+        )
         for runs in (of, over)
     )
     return Gain(first - second, math.sqrt(first_variance + second_variance))
@@ -219,7 +249,9 @@ def _common_rays(planes: Sequence[PlaneScores]) -> list[Pair]:
 
 
 def _pooled_plane(plane: PlaneScores) -> PooledPlane:
-    return PooledPlane(plane.model, plane.dataset, plane.chosen.points, plane.chosen.run_deviation)
+    own, stretch = plane.chosen.points, plane.stretch
+    points = replace(own, scores=stretch * own.scores, variances=stretch**2 * own.variances)
+    return PooledPlane(plane.model, plane.dataset, points, stretch * plane.chosen.run_deviation)
 
 
 def _pair(weights: Floats) -> Pair:

@@ -41,6 +41,7 @@ Also
   publish=wandb             send what W&B lacks, then tables, heat map, artifacts, a workspace and a Report
   publish=wandb-weights     the same, and the kept weights of the region's runs as model artifacts
   publish=optuna-dashboard  write report/optuna.db, to be opened by optuna-dashboard
+  from=published            the published grid of Weighted Instruction Tuning, 525 runs, by the same analysis
   from=wandb:ENTITY/PROJECT/GROUP   instead of +grid=NAME: make the report from W&B alone, without the ledger
   Published again, everything is changed in place.
 
@@ -87,7 +88,7 @@ def _check_places(said: Mapping[str, str]) -> None:
     if said.get("publish", "wandb") not in ("wandb", "wandb-weights", "optuna-dashboard"):
         expected = "wandb, wandb-weights or optuna-dashboard"
         raise UserError(f"publish={said['publish']}", expected, "say publish=wandb")
-    if "from" in said:
+    if said.get("from", "published") != "published":
         from analysis.from_wandb import split_source
 
         split_source(said["from"])
@@ -95,6 +96,8 @@ def _check_places(said: Mapping[str, str]) -> None:
 
 def run(request: Request) -> str:
     """Write the report and return what to print; UserError for anything that the user can mend."""
+    if request.source == "published":
+        return _run_from_published(request)
     if request.source:
         return _run_from_wandb(request)
     from analysis.report import make_report, summary_text
@@ -186,6 +189,18 @@ def _run_from_wandb(request: Request) -> str:
     write_files(folder.report, report.files)
     there = f"{len(found.plan.runs)} of {found.num_asked} runs are on W&B"
     return f"{summary_text(report)}\n\n{there}\nreport: {folder.report / 'report.html'}"
+
+
+def _run_from_published(request: Request) -> str:
+    """The report of the published grid, below root=; nothing of it depends on any sweep."""
+    from analysis.published_page import published_files, text
+    from analysis.published_study import study_published
+    from sweep.commands.session import root_of
+
+    study = study_published()
+    folder = SweepFolder(root_of(request.arguments), "published")
+    write_files(folder.report, published_files(study))
+    return f"{text(study)}\n\nreport: {folder.report / 'report.html'}"
 
 
 def read_table(plan: Plan, records: Mapping[str, RunRecord], states: Mapping[str, RunState]) -> Table:

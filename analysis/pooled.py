@@ -56,7 +56,7 @@ class PooledEffort:
     """How much computing a fit may cost: settings of the prior, of each adapted round, and for draws."""
 
     num_prior: int = 128
-    num_adapted: int = 160
+    num_adapted: int = 192
     num_settings: int = 48
 
 

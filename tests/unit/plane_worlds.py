@@ -11,8 +11,8 @@ import numpy as np
 from analysis.coregional import PooledPlane
 from analysis.gaussian import Points
 from analysis.kernels import AVERAGE, Floats
-from analysis.pooled import fit_pooled
-from analysis.surface import fit_surface
+from analysis.pooled import PooledEffort, fit_pooled
+from analysis.surface import FULL, Effort, fit_surface
 
 LEVELS = np.round(np.arange(0, 1.01, 0.2), 2)
 CELLS = np.array([(p, r) for p in LEVELS for r in LEVELS if p + r > 0])  # 35
@@ -94,8 +94,12 @@ class Outcome:
     common_share: float
 
 
-def study(kind: str, seed: int, *, present: float = 1.0, unequal: bool = False) -> Outcome:
+def study(
+    kind: str, seed: int, *, present: float = 1.0, unequal: bool = False, is_quick: bool = False
+) -> Outcome:
     """3 x 3 planes of 35 single runs at mid noise. present: share of runs that is there; unequal: noise x 1/2 to 2."""
+    effort = Effort(64, 64, 24, max_rounds=1) if is_quick else FULL
+    pooled_effort = PooledEffort(64, 48, 24) if is_quick else PooledEffort()
     generator = np.random.default_rng([seed, 33, len(kind)])
     truth = truths(kind, generator).reshape(9, -1)
     new_truth = _new_truth(kind, generator)
@@ -107,11 +111,11 @@ def study(kind: str, seed: int, *, present: float = 1.0, unequal: bool = False) 
         kept = generator.random(len(CELLS)) < present
         kept[[place((0.0, 1.0), CELLS)]] = True
         points = Points.of(CELLS[kept, 0], CELLS[kept, 1], scores[kept], known)
-        posterior = fit_surface(points, AVERAGE, seed)
+        posterior = fit_surface(points, AVERAGE, seed, effort=effort)
         best = int(np.argmax(posterior.draws(PLACES[:, 0], PLACES[:, 1]).mean(axis=0)))
         separate.append(truth[p].max() - truth[p, best])
         planes.append(PooledPlane(f"m{p // 3}", f"d{p % 3}", points, posterior.run_deviation))
-    pooled = fit_pooled(planes, AVERAGE, seed)
+    pooled = fit_pooled(planes, AVERAGE, seed, effort=pooled_effort)
     draws = pooled.draws(PLACES[:, 0], PLACES[:, 1])
     regrets, covers = [], []
     for p in range(9):
