@@ -182,10 +182,10 @@ class _JointSample(Sample):
     ) -> None:
         """One more round."""
         weight_H = _flattened(self.log_weights, _POINTS_PER_DIMENSION * self.z_HD.shape[1])
-        mean_D = weight_H @ self.z_HD
+        mean_D: Floats = weight_H @ self.z_HD
         centred = self.z_HD - mean_D
         covariance = 1.3 * (centred * weight_H[:, None]).T @ centred + 0.03 * np.eye(mean_D.size)
-        root = np.linalg.cholesky(covariance)
+        root: Floats = np.linalg.cholesky(covariance).astype(float)
         new = mean_D + generator.standard_normal((number, mean_D.size)) @ root.T
         self.proposals.append((number, mean_D, root))
         self.z_HD = np.vstack([self.z_HD, new])

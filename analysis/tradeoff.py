@@ -93,9 +93,8 @@ def residual_correlation(residuals_FN: Sequence[Floats]) -> float:
 def _not_dominated(draws_FKQ: Floats, margin: float, most: int = 400) -> Floats:
     """P(no other place beats this one by over `margin` on every family), from at most `most` draws."""
     result_Q = np.zeros(draws_FKQ.shape[2])
-    used: Floats = draws_FKQ[:, :most, :]
-    for k in range(used.shape[1]):
-        draw_FQ: Floats = used[:, k, :]
-        beats_QQ = np.all(draw_FQ[:, :, None] > draw_FQ[:, None, :] + margin, axis=0)
-        result_Q += ~beats_QQ.any(axis=0)
-    return result_Q / used.shape[1]
+    number = min(most, draws_FKQ.shape[1])
+    for k in range(number):
+        higher_FQQ = draws_FKQ[:, k, :, None] > draws_FKQ[:, k, None, :] + margin
+        result_Q += ~higher_FQQ.all(axis=0).any(axis=0)
+    return result_Q / number

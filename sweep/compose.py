@@ -33,7 +33,6 @@ _SWEPT = {
 }
 
 Choices = tuple[tuple[str, str], ...]  # (group, file), sorted
-Recast = Callable[[tuple[Cell, ...]], Sequence[Cell]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +54,18 @@ class ComposedSweep:
         return dataclasses.replace(self, cells=tuple(cells), configs=self.configs_of(cells))
 
 
-def compose_sweep(
-    arguments: Arguments, *, config_name: str = "sweep", recast: Recast | None = None
-) -> ComposedSweep:
-    """The sweep that a command line asks for. recast: other cells of the same planes, given the grid's own.
+def compose_sweep(arguments: Arguments, *, config_name: str = "sweep") -> ComposedSweep:
+    """The sweep that a command line asks for.
 
     Raises   ComposeError or GridError, one line each, with what exists and the nearest name.
     """
     try:
-        return _compose_sweep(arguments, config_name, recast)
+        return _compose_sweep(arguments, config_name)
     except ConfigError as error:
         raise ComposeError(error.problem, error.expected, error.fix) from error
 
 
-def _compose_sweep(arguments: Arguments, config_name: str, recast: Recast | None) -> ComposedSweep:
+def _compose_sweep(arguments: Arguments, config_name: str) -> ComposedSweep:
     overrides = parse_overrides(arguments.overrides)
     if not any(override.text.startswith("+grid=") for override in overrides):
         options = config_options("grid", arguments.config_dirs)
@@ -96,7 +93,6 @@ def _compose_sweep(arguments: Arguments, config_name: str, recast: Recast | None
     )
     _check_overrides(overrides, cells)
     _check_adjust(config.grid.adjust, arguments.config_dirs)
-    cells = tuple(recast(cells)) if recast is not None else cells
     said = {override.key for override in overrides}
 
     def configs_of(cells: Sequence[Cell]) -> tuple[RunConfig, ...]:

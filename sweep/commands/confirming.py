@@ -46,17 +46,17 @@ def open_confirming(arguments: Arguments, *, allow_unresolved: bool = False) -> 
         check_root(config.root)
     if confirming is None:
         plan = make_plan(composed, cache_folder=cache, allow_unresolved=allow_unresolved)
-        report = read_json(SweepFolder(config.root, config.name).report / "region.json")
+        main = SweepFolder(config.root, config.name)
+        report = read_json(main.report / "region.json")
         again = shlex.join(["python", "-m", "analysis", *arguments.overrides])
-        wanted = recommendations(report, evidence_of(plan, ledger), again)
+        wanted = recommendations(report, _evidence(main.plan() or plan, ledger), again)
         cells, _ = staged(composed.cells, composed.configs, config.grid.stages)
         prototypes = {
             planned.cell.group: without_stage(cell) for planned, cell in zip(plan.cells, cells, strict=True)
         }
-        asked = confirming_cells(wanted, prototypes, fresh_seeds(plan, config.confirm.num_seeds))
-        more = compose_sweep(
-            arguments, recast=lambda grid_cells: (*grid_cells, *dict.fromkeys(cell for _, cell in asked))
-        )
+        seeds = fresh_seeds(main.plan() or plan, config.confirm.num_seeds)
+        asked = confirming_cells(wanted, prototypes, seeds)
+        more = composed.with_cells((*composed.cells, *dict.fromkeys(cell for _, cell in asked)))
         both = make_plan(more, cache_folder=cache, allow_unresolved=allow_unresolved)
         confirming = confirming_plan(both, asked, folder.name)
     return Session(
@@ -68,6 +68,5 @@ def open_confirming(arguments: Arguments, *, allow_unresolved: bool = False) -> 
     )
 
 
-def evidence_of(plan: Plan, ledger: Ledger) -> str:
-    """`evidence` of the records that the ledger has of the plan."""
+def _evidence(plan: Plan, ledger: Ledger) -> str:
     return evidence(plan, ledger.records(spec.fingerprint for spec in plan.runs))
