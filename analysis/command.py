@@ -193,8 +193,9 @@ def _run_from_wandb(request: Request) -> str:
 
 def _run_from_published(request: Request) -> str:
     """The report of the published grid, below root=; nothing of it depends on any sweep."""
-    from analysis.published_page import published_files, text
+    from analysis.published_page import published_files
     from analysis.published_study import study_published
+    from analysis.published_text import text
     from sweep.commands.session import root_of
 
     study = study_published()

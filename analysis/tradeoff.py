@@ -86,7 +86,7 @@ def residual_correlation(residuals_FN: Sequence[Floats]) -> float:
     stacked = np.stack(residuals_FN)
     if stacked.shape[1] < 3 or (stacked.std(axis=1) == 0).any():
         return float("nan")
-    correlations = np.corrcoef(stacked)
+    correlations: Floats = np.atleast_2d(np.corrcoef(stacked))
     return float(correlations[np.triu_indices(len(stacked), 1)].mean())
 
 
