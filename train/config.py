@@ -183,10 +183,29 @@ class EvalConfig:
     generate: bool = True  # greedy answers, where the dataset's rows carry a verifiable one
     max_new_tokens: int = 32
     batch_rows: int = how(64)
+    # Public benchmarks: evaluations of their own, with identities of their own (`train.benchmarks.config`).
+    benchmarks: Mapping[str, Any] = how({})  # name -> kind and settings
+    aggregates: Mapping[str, tuple[str, ...]] = how({})  # name -> terms, see `train.benchmarks.aggregates`
+    limit: int | None = how(None)  # items of each benchmark that doesn't say its own; None: all
+    data: str | None = how(None)  # a folder laid out like the hub; None: the hub, or its cache
+    punkt: str | None = how(None)  # a folder with nltk's tokenizers/punkt_tab, for IFEval
+    add_bos: bool | None = how(None)  # before a benchmark's text; None: what the tokenizer itself does
+    half_seed: int = how(0)  # which items of a benchmark may choose (validation), which only report (test)
+    backend: Literal["hf", "vllm"] = how("hf")
+    batch_tokens: int = how(16384)  # held at once while benchmarks are measured
+    retrain: bool = how(False)  # train a run again whose weights weren't kept, to evaluate it
 
     def __post_init__(self) -> None:
         check_at_least("eval.max_new_tokens", self.max_new_tokens, 1)
         check_at_least("eval.batch_rows", self.batch_rows, 1)
+        check_at_least("eval.batch_tokens", self.batch_tokens, 1)
+        if self.limit is not None:
+            check_at_least("eval.limit", self.limit, 1)
+        if self.benchmarks or self.aggregates:
+            from train.benchmarks.aggregates import check_aggregates  # late: they stand on this module
+            from train.benchmarks.config import benchmark_configs
+
+            check_aggregates(self.aggregates, list(benchmark_configs(self.benchmarks)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

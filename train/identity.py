@@ -78,7 +78,7 @@ def dataset_identity(
     files = _dataset_files(path, config)
     if not is_saved_dataset(path):
         _check_dataset(files, config, check_rows)
-    hashes = _hashes(files, cache_folder, DataError)
+    hashes = content_hashes(files, cache_folder, DataError)
     if not path.is_dir():
         return f"sha256:{hashes[path]}"
     return _sha256_of_json([[file.relative_to(path).as_posix(), hashes[file]] for file in files])
@@ -141,7 +141,7 @@ def _folder_identity(config: ModelConfig, cache_folder: Path | None) -> str:
         )
     files = _model_files(folder, config.trust_remote_code)
     _check_model_files(folder, files)
-    hashes = _hashes(files, cache_folder, ModelError)
+    hashes = content_hashes(files, cache_folder, ModelError)
     return _sha256_of_json([[file.name, hashes[file]] for file in files])
 
 
@@ -318,7 +318,9 @@ def _check_parquet(path: Path) -> None:
         raise DataError(f"{path} is not a whole Parquet file", "a Parquet file", "copy or download it again")
 
 
-def _hashes(files: Iterable[Path], cache_folder: Path | None, error: type[UserError]) -> dict[Path, str]:
+def content_hashes(
+    files: Iterable[Path], cache_folder: Path | None, error: type[UserError]
+) -> dict[Path, str]:
     """The sha256 of each file's content, remembered while size, modification time and inode stay."""
     memo_path = None if cache_folder is None else cache_folder / "hashes.json"
     memo = dict(read_json(memo_path) or {}) if memo_path is not None else {}

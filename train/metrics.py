@@ -62,6 +62,7 @@ _BENCHMARK_MEASURES = (
     Metric("second_turn_rating", "rating of 1 to 10", "higher", "judge's rating, second turn"),
     Metric("unjudged_rate", "share of judgements", "lower", "failed or unreadable judgements"),
     Metric("position_consistency", "share of prompts", "none", "same verdict in both orders"),
+    Metric("cut_prompt_rate", "share of items", "lower", "prompts longer than the context"),
     Metric("prompt_sensitivity", "nats/token", "lower", "POSIX"),
 )
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import socket
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,14 @@ def environment(device: Any) -> dict[str, Any]:
         "device": f"{device.type}: {name}",
         "python": platform.python_version(),
         "num_threads": torch.get_num_threads(),
-        **{package: _version(package) for package in _PACKAGES},
+        **versions(_PACKAGES),
         **git_state(),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The installed version of each package, "absent" without one."""
+    return {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str:

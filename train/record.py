@@ -41,6 +41,8 @@ class RunRecord:
     environment: Mapping[str, Any] = field(default_factory=dict[str, Any])  # host, device, versions, git
     finished_at: float = 0.0  # seconds since 1970, UTC
     failure: Failure | None = None
+    # Of benchmarks' metrics: standard_error, num_items, num_clusters, protocol, items (a hash of which they were).
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     version: int = RECORD_VERSION
 
 

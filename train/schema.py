@@ -6,6 +6,7 @@ Standard library only, and it knows no class of ours: `train.config`, `sweep.con
 
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
@@ -18,8 +19,17 @@ from train.errors import ConfigError
 MANDATORY = "???"  # OmegaConf's word for "no default: say it"
 
 
+class Tree(dict[str, Any]):
+    """A mapping inside a frozen configuration: JSON values, never changed, and hashable like the rest of it."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True))
+
+
 def how(default: Any) -> Any:
-    """A field that never changes the result, and so never enters the fingerprint."""
+    """A field that never changes the result, and so never enters the fingerprint. A mapping is copied."""
+    if isinstance(default, Mapping):
+        return field(default_factory=lambda: Tree(default), metadata={"identity": "how"})
     return field(default=default, metadata={"identity": "how"})
 
 
@@ -33,9 +43,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return {
         item.name: config_to_dict(value)
         if dataclasses.is_dataclass(value := getattr(config, item.name))
-        else list(value)
-        if isinstance(value, tuple)
-        else value
+        else _plain(value)
         for item in dataclasses.fields(config)
     }
 
@@ -48,9 +56,16 @@ def defaults_tree(schema: type) -> dict[str, Any]:
         if dataclasses.is_dataclass(hints[item.name]):
             tree[item.name] = defaults_tree(hints[item.name])
         else:
-            default = MANDATORY if item.default is dataclasses.MISSING else item.default
-            tree[item.name] = list(default) if isinstance(default, tuple) else default
+            default = _default_of(item)
+            tree[item.name] = _plain(default)
     return tree
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON and OmegaConf know it."""
+    if isinstance(value, Tree):
+        return {name: _plain(one) for name, one in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 _HINTS: dict[type, dict[str, Any]] = {}  # get_type_hints costs 100 us a class; 10,000 cells ask 7 each
@@ -77,7 +92,7 @@ def build(schema: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         if item.name not in values or values[item.name] == MANDATORY:
             if isinstance(hint, type) and dataclasses.is_dataclass(hint) and item.name not in values:
                 arguments[item.name] = build(hint, {}, f"{prefix}{item.name}.")
-            elif item.default is dataclasses.MISSING:
+            elif _default_of(item) == MANDATORY:
                 raise ConfigError(
                     f"{prefix}{item.name} is not set", _describe(hint), f"add {prefix}{item.name}=..."
                 )
@@ -86,6 +101,12 @@ def build(schema: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         else:
             arguments[item.name] = _convert(hint, values[item.name], prefix + item.name)
     return schema(**arguments)
+
+
+def _default_of(item: dataclasses.Field[Any]) -> Any:
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    return MANDATORY if item.default is dataclasses.MISSING else item.default
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
@@ -103,6 +124,13 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if isinstance(value, list | tuple):
             inner = typing.get_args(hint)[0]
             return tuple(_convert(inner, element, f"{key}[{index}]") for index, element in enumerate(value))
+    elif origin is Mapping:
+        if isinstance(value, Mapping):
+            inner = typing.get_args(hint)[1]
+            return Tree(
+                (str(name), one if inner is Any else _convert(inner, one, f"{key}.{name}"))
+                for name, one in value.items()
+            )
     elif hint is bool:
         if isinstance(value, bool):
             return value
@@ -131,6 +159,8 @@ def _describe(hint: Any) -> str:
         )
     if origin is tuple:
         return f"a list of {_describe(typing.get_args(hint)[0])}"
+    if origin is Mapping:
+        return "a mapping"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     return words.get(hint, str(hint))
 

@@ -1,0 +1,237 @@
+"""A transformers model in memory as a backend: batches of similar length, stop strings, bounded outputs.
+
+Letters: B rows, T positions, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.benchmarks.interface import Choice, Likelihood, Output, Request
+from train.benchmarks.prompts import PromptEncoder
+from train.heads import decoder_of, head_of
+from train.loss import token_nll
+from train.seeds import derive_seed
+
+
+class HFBackend:
+    """model, tokenizer, device and encoder are for benchmarks that need more than two methods (POSIX).
+
+    context_length   tokens the model can hold, None for no limit: a prompt keeps its end, and a generation that
+                     would leave it less than half of the context is shortened to that half.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        device: torch.device,
+        encoder: PromptEncoder,
+        *,
+        context_length: int | None,
+        batch_tokens: int = 16384,
+    ) -> None:
+        self.model, self.tokenizer, self.device, self.encoder = model, tokenizer, device, encoder
+        self._context, self._batch_tokens = context_length or 1 << 30, batch_tokens
+        generation = getattr(model, "generation_config", None)
+        also = getattr(generation, "eos_token_id", None)
+        also = also if isinstance(also, list) else [also]
+        self._end_ids = sorted({tokenizer.eos_token_id, *(one for one in also if one is not None)})
+        pad = getattr(tokenizer, "pad_token_id", None)
+        self._pad_id: int = tokenizer.eos_token_id if pad is None else pad
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request]) -> list[Output]:
+        """Rows of one batch share temperature and limit, and are of similar length, longest first: the first
+        batch needs the most memory, so what doesn't fit fails at once."""
+        prompts = [self.encoder.encode(request) for request in requests]
+        limits = [min(request.max_new_tokens, max(1, self._context // 2)) for request in requests]
+        room = [self._context - limit for limit in limits]
+        cut = [len(ids) > most for ids, most in zip(prompts, room, strict=True)]
+        prompts = [ids[-most:] for ids, most in zip(prompts, room, strict=True)]
+        outputs: dict[int, Output] = {}
+        for rows in self._batches(requests, prompts, limits):
+            texts = self._generate_batch(
+                [requests[row] for row in rows], [prompts[row] for row in rows], limits[rows[0]]
+            )
+            for row, (text, num_tokens, is_truncated) in zip(rows, texts, strict=True):
+                outputs[row] = Output(text, num_tokens, is_truncated, cut[row])
+        return [outputs[row] for row in range(len(requests))]
+
+    def _batches(
+        self, requests: Sequence[Request], prompts: Sequence[list[int]], limits: Sequence[int]
+    ) -> Iterator[list[int]]:
+        order = sorted(
+            range(len(requests)),
+            key=lambda row: (
+                requests[row].temperature,
+                -limits[row],
+                -len(prompts[row]),
+                requests[row].prompt,
+            ),
+        )
+        part: list[int] = []
+        for row in order:
+            first = part[0] if part else row
+            longest = len(prompts[first]) + limits[first]
+            is_other = (requests[row].temperature, limits[row]) != (
+                requests[first].temperature,
+                limits[first],
+            )
+            if part and (is_other or (len(part) + 1) * longest > self._batch_tokens):
+                yield part
+                part = []
+            part.append(row)
+        if part:
+            yield part
+
+    def _generate_batch(
+        self, requests: Sequence[Request], prompts: Sequence[list[int]], limit: int
+    ) -> list[tuple[str, int, bool]]:
+        longest = max(map(len, prompts))
+        ids_BT = torch.full((len(prompts), longest), self._pad_id, dtype=torch.int64)
+        mask_BT = torch.zeros_like(ids_BT)
+        for row, ids in enumerate(prompts):
+            ids_BT[row, longest - len(ids) :] = torch.tensor(ids)
+            mask_BT[row, longest - len(ids) :] = 1
+        extras: dict[str, Any] = {}
+        if any(request.stop for request in requests):
+            extras["stopping_criteria"] = [
+                _Stops(self.tokenizer, [request.stop for request in requests], longest)
+            ]
+        if requests[0].temperature > 0:
+            extras["logits_processor"] = [_Sampling(requests)]
+        generated: Tensor = self.model.generate(  # type: ignore[operator]
+            input_ids=ids_BT.to(self.device),
+            attention_mask=mask_BT.to(self.device),
+            do_sample=False,
+            use_cache=True,
+            max_new_tokens=limit,
+            eos_token_id=self._end_ids,
+            pad_token_id=self._pad_id,
+            **extras,
+        )
+        found = []
+        for request, row in zip(requests, generated[:, longest:].tolist(), strict=True):
+            end = next((place for place, token in enumerate(row) if token in self._end_ids), None)
+            tokens = row if end is None else row[:end]
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            shortest = min((text.index(stop) for stop in request.stop if stop and stop in text), default=None)
+            if shortest is None:
+                found.append((text, len(tokens), end is None))
+            else:
+                found.append((text[:shortest], _num_tokens_until(self.tokenizer, tokens, shortest), False))
+        return found
+
+    @torch.no_grad()
+    def likelihoods(self, choices: Sequence[Choice]) -> list[Likelihood]:
+        """One pass for choices that differ in their last token only, and logits at scored positions only.
+
+        Source   lm-evaluation-harness 0.4.13, HFLM: the same tokens are scored, cut on the left alike.
+        """
+        pairs = [self.encoder.encode_pair(choice.context, choice.continuation) for choice in choices]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, (context, continuation) in enumerate(pairs):
+            whole = (context + continuation)[-(self._context + 1) :]
+            groups.setdefault(tuple(whole[:-1]), []).append(index)
+        results: dict[int, Likelihood] = {}
+        order = sorted(groups, key=len, reverse=True)
+        start = 0
+        while start < len(order):
+            count = max(1, self._batch_tokens // max(1, len(order[start])))
+            batch = order[start : start + count]
+            start += count
+            self._score_batch(batch, groups, pairs, results)
+        return [results[index] for index in range(len(choices))]
+
+    def _score_batch(
+        self,
+        batch: Sequence[tuple[int, ...]],
+        groups: dict[tuple[int, ...], list[int]],
+        pairs: Sequence[tuple[list[int], list[int]]],
+        results: dict[int, Likelihood],
+    ) -> None:
+        longest = len(batch[0])
+        ids_BT = torch.full((len(batch), longest), self._pad_id, dtype=torch.int64)
+        mask_BT = torch.zeros_like(ids_BT)
+        for row, ids in enumerate(batch):  # padded on the right: what follows changes nothing
+            ids_BT[row, : len(ids)] = torch.tensor(ids)
+            mask_BT[row, : len(ids)] = 1
+        scored = [(row, index) for row, ids in enumerate(batch) for index in groups[ids]]
+        widest = {row: max(len(pairs[index][1]) for index in groups[ids]) for row, ids in enumerate(batch)}
+        places = [
+            (row, len(ids) - widest[row] + k) for row, ids in enumerate(batch) for k in range(widest[row])
+        ]
+        first = {}
+        for position, (row, _) in enumerate(places):
+            first.setdefault(row, position)
+        logits_NV = self._logits(ids_BT.to(self.device), mask_BT.to(self.device), places)
+        greedy_N = logits_NV.argmax(-1).cpu()
+        for row, index in scored:
+            continuation = torch.tensor(pairs[index][1])
+            begin = first[row] + widest[row] - len(continuation)
+            where = slice(begin, begin + len(continuation))
+            nll = token_nll(logits_NV[where], continuation.to(self.device))
+            results[index] = Likelihood(-float(nll.sum()), bool((greedy_N[where] == continuation).all()))
+
+    def _logits(self, ids_BT: Tensor, mask_BT: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
+        """Logits at (row, position) pairs only, where the model's decoder and head can be told apart."""
+        rows = torch.tensor([row for row, _ in places], device=self.device)
+        positions = torch.tensor([position for _, position in places], device=self.device)
+        decoder, head = decoder_of(self.model), head_of(self.model)
+        if decoder is None or head is None or head.softcap is not None or head.scale != 1.0:
+            return self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits[
+                rows, positions
+            ]
+        hidden = decoder(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+        logits = hidden[rows, positions] @ head.weight_VH.t()
+        return logits if head.bias_V is None else logits + head.bias_V
+
+
+class _Stops:
+    """Which rows have written one of their stop strings: only the end of each row is read at each step."""
+
+    def __init__(self, tokenizer: Any, stops: Sequence[tuple[str, ...]], start: int) -> None:
+        self._tokenizer, self._stops, self._start = tokenizer, stops, start
+        longest = max((len(stop.encode()) for row in stops for stop in row), default=0)
+        self._lookback = longest + 2  # a token holds at least a byte, or is a mark
+        self._done = [False] * len(stops)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        ends = input_ids[:, self._start :][:, -self._lookback :]
+        texts = self._tokenizer.batch_decode(ends, skip_special_tokens=True)
+        for row, text in enumerate(texts):
+            if not self._done[row]:
+                self._done[row] = any(stop and stop in text for stop in self._stops[row])
+        return torch.tensor(self._done, device=input_ids.device)
+
+
+class _Sampling:
+    """Sampling by the largest of (logits / temperature + Gumbel noise), each row's noise drawn from its own
+    seed: what a row writes depends on no other row of its batch, so an interrupted generation goes on alike."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._temperature = requests[0].temperature
+        self._generators = [
+            torch.Generator().manual_seed(derive_seed("sample", request.seed, request.key))
+            for request in requests
+        ]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = torch.stack([torch.rand(scores.shape[-1], generator=one) for one in self._generators])
+        noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+        return scores.float() / self._temperature + noise.to(scores.device)
+
+
+def _num_tokens_until(tokenizer: Any, tokens: list[int], num_chars: int) -> int:
+    """How many tokens it took to write so many characters."""
+    low, high = 0, len(tokens)
+    while low < high:
+        middle = (low + high) // 2
+        if len(tokenizer.decode(tokens[:middle], skip_special_tokens=True)) < num_chars:
+            low = middle + 1
+        else:
+            high = middle
+    return low
