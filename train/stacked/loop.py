@@ -86,7 +86,11 @@ def train_stacked(
         finally:
             model.eval()
         return [
-            CellResult(done, {name: view.detach().clone() for name, view in views.items()}, cell.failure)
+            CellResult(
+                done,
+                cell.last_parameters or {name: view.detach().clone() for name, view in views.items()},
+                cell.failure,
+            )
             for done, views, cell in zip(progress, stack.cells, stepper.cells, strict=True)
         ]
 
@@ -95,14 +99,15 @@ def _restore(stack: Stack, stepper: StackedStepper, runs: Sequence[CellRun]) -> 
     """From the cells' checkpoints if all stand at one step; else from the start, which costs time only."""
     start = {name: parameter.detach()[0].clone() for name, parameter in stack.parameters.items()}
     found = [
-        restore_checkpoint(run.folder, run.fingerprint, views, cell.optimizer)
-        for run, views, cell in zip(runs, stack.cells, stepper.cells, strict=True)
+        restore_checkpoint(run.folder, run.fingerprint, views, optimizer)
+        for run, views, optimizer in zip(runs, stack.cells, stepper.updates.optimizers, strict=True)
     ]
     if None not in found and len({each.step for each in found if each is not None}) == 1:
+        stepper.updates.adopt()
         return [each for each in found if each is not None]
+    stepper.updates.clear()
     with torch.no_grad():
-        for views, cell in zip(stack.cells, stepper.cells, strict=True):
-            cell.optimizer.state.clear()
+        for views in stack.cells:
             for name, view in views.items():
                 view.copy_(start[name])
     return [Progress(0, 0.0, None) for _ in runs]
@@ -147,6 +152,10 @@ def _run(
 def _save(
     stack: Stack, stepper: StackedStepper, runs: Sequence[CellRun], progress: Sequence[Progress]
 ) -> None:
-    for run, views, cell, done in zip(runs, stack.cells, stepper.cells, progress, strict=True):
+    stepper.updates.expose()
+    optimizers = stepper.updates.optimizers
+    for run, views, cell, optimizer, done in zip(
+        runs, stack.cells, stepper.cells, optimizers, progress, strict=True
+    ):
         if cell.failure is None:
-            save_checkpoint(run.folder, run.fingerprint, views, cell.optimizer, done)
+            save_checkpoint(run.folder, run.fingerprint, views, optimizer, done)

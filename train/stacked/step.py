@@ -19,10 +19,10 @@ from train.config import RunConfig
 from train.failures import NonFiniteLossError
 from train.heads import LossPath, decoder_of
 from train.linear_cross_entropy import weighted_linear_nll
-from train.model import make_optimizer
 from train.objective import step_scale
 from train.schedule import learning_rate
 from train.stacked.stacking import Stack
+from train.stacked.updates import Updates
 from train.step import Engine, LossModule, Stepper, StepResult, StepSums
 from train.tokens import TokenSplit
 
@@ -32,9 +32,9 @@ class Cell:
     """One run of the stack. `failure` once its loss stopped being a number; it then learns nothing more."""
 
     config: RunConfig
-    optimizer: torch.optim.Optimizer
     stepper: Stepper
     failure: NonFiniteLossError | None = None
+    last_parameters: dict[str, Tensor] | None = None  # of a failed cell, as they were before the step
 
 
 class StackedStepper:
@@ -50,12 +50,12 @@ class StackedStepper:
         engine: Engine,
     ) -> None:
         self.stack, self.device, self.path = stack, device, path
+        self.updates = Updates(stack, configs)
         self.cells: list[Cell] = []
-        for config, parameters in zip(configs, stack.cells, strict=True):
-            optimizer = make_optimizer(list(parameters.values()), config.train)
+        for config, parameters, optimizer in zip(configs, stack.cells, self.updates.optimizers, strict=True):
             module = LossModule(stack.model, None, path, config)
             stepper = Stepper(module, split, config, device, optimizer, list(parameters.values()), engine)
-            self.cells.append(Cell(config, optimizer, stepper))
+            self.cells.append(Cell(config, stepper))
         lengths = {tuple(cell.stepper.lengths) for cell in self.cells}
         assert len(lengths) == 1, "runs of a stack end their rows alike"
 
@@ -86,19 +86,21 @@ class StackedStepper:
             total.backward()
             for kept, batch, (loss, nll_N) in zip(sums, batches, losses, strict=True):
                 kept.add(loss, nll_N, torch.zeros_like(nll_N), batch)
-        self.stack.gather_gradients()
-        world, results = first.engine.world, []
-        for cell, scale, total in zip(self.cells, scales, sums, strict=True):
-            totals = total.totals(world)
+        world = first.engine.world
+        results: list[StepResult | None] = []
+        rates: list[float | None] = []
+        for n, (cell, scale, sum_) in enumerate(zip(self.cells, scales, sums, strict=True)):
+            totals = sum_.totals(world)
             if cell.failure is None and not math.isfinite(totals[0]):
                 cell.failure = NonFiniteLossError(step + 1, [first.split.row_ids[row] for row in rows])
-            if cell.failure is not None:
-                results.append(None)
-                continue
+                views = self.stack.cells[n]
+                cell.last_parameters = {name: view.detach().clone() for name, view in views.items()}
             rate = learning_rate(cell.config.train, step, steps)
-            if scale.num_targets:
-                cell.stepper.update(rate)
-            results.append(cell.stepper.result(totals, scale.num_targets, rate))
+            result = cell.stepper.result(totals, scale.num_targets, rate) if cell.failure is None else None
+            results.append(result)
+            # What a failed cell makes of its numbers nobody sees, so it may step along with the others.
+            rates.append(rate if scale.num_targets else None)
+        self.updates.step(rates)
         return results
 
     def _losses(self, batches: Sequence[TrainingBatch]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
