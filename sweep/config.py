@@ -114,8 +114,9 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
     """The typed configuration of a sweep; ConfigError names key, value and expectation."""
     grid = grid_config_from_dict(values["grid"])
     launcher = dict(values["launcher"])
-    if launcher.get("slots") == "auto":
-        launcher["slots"] = None
+    for key in ("slots", "pack"):
+        if launcher.get(key) == "auto":
+            launcher[key] = None
     for key in ("partition", "exclude"):
         if isinstance(launcher.get(key), list):
             launcher[key] = ",".join(map(str, launcher[key]))

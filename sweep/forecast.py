@@ -28,6 +28,7 @@ class Room:
     minutes: int | None = None
     num_workers: int = 1  # at once, for all runs of this room
     runs_per_worker: int = 1  # at least, or there are fewer workers
+    pack: int | None = 1  # runs at once on a device; None: as many as fit
     reserve_s: float = 0.0  # before its end, in which a worker claims nothing
 
 
@@ -135,6 +136,7 @@ class _Sum:
 
 def _share(workload: Workload, room: Room, number: float, history: Sequence[Shift], unit: str) -> Share:
     seen = like_runs(history, workload, room.gpus)
+    seen = [pair for pair in seen if (pair[1].pack > 1) == (room.pack != 1)] or seen
     found = predict([seconds for seconds, _ in seen])
     if found is None:
         return Share(workload=workload, runs=number, seconds=None)

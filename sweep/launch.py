@@ -37,6 +37,7 @@ class Launch:
     num_threads: int = 1
     max_attempts: int = MAX_ATTEMPTS
     trainer: str = "sweep.trainers:make_trainer"
+    pack: int = 1  # runs at once in a slot; 0: as many as are measured to fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +169,8 @@ def _submit(launch: Launch, slots: Sequence[int], folder: str) -> list[int]:
             launch.num_threads,
             launch.max_attempts,
             launch.trainer,
+            launch.pack,
+            launch.num_slots,
         )
         pids.append(int(job.job_id))
     return pids

@@ -8,6 +8,7 @@ from train.errors import ConfigError
 _AT_LEAST_ONE = (
     "slots",
     "threads_per_worker",
+    "pack",
     "max_attempts",
     "cpus_per_worker",
     "time_min",
@@ -24,6 +25,7 @@ class LauncherConfig:
     """Where workers run. Keys below `partition` are read by kind slurm only.
 
     slots: None (auto in YAML) is as many workers as cores or devices allow.
+    pack: runs at once on a worker's device; None (auto in YAML) measures the first and starts as many as fit.
     partition: several, separated by commas: the first that has room starts the job.
     gres: what asks for devices; {gpus} is their number. sbatch: further options, as sbatch spells them.
     max_jobs: workers at once in the queue, for each resource class. array_parallelism: of these, running at once.
@@ -36,6 +38,7 @@ class LauncherConfig:
     kind: Literal["local", "slurm"] = "local"
     slots: int | None = None
     threads_per_worker: int = 1
+    pack: int | None = 1
     max_attempts: int = 5
     partition: str | None = None
     account: str | None = None

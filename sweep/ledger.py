@@ -34,7 +34,14 @@ from train.record import Failure, RunRecord, record_to_dict
 
 MAX_ATTEMPTS = 5  # deaths in a row, none getting further than the one before, until a run counts as failed
 BEAT_EVERY_S = 2.0
-NOT_ITS_FAULT = ("cancelled", "timeout", "preempted", "node_fail", "cuda_oom")  # losses that aren't counted
+NOT_ITS_FAULT = (
+    "cancelled",
+    "timeout",
+    "preempted",
+    "node_fail",
+    "cuda_oom",
+    "packed_oom",
+)  # losses that aren't counted
 CLAIMABLE = (Status.PLANNED, Status.INTERRUPTED, Status.LOST)
 
 
@@ -133,7 +140,7 @@ class Ledger:
     def give_up(self, fingerprint: str, attempt: int, kind: str, evidence: str) -> bool:
         """Write down that the job of an attempt is gone; False if the attempt ended otherwise meanwhile."""
         state = self.status(fingerprint)
-        if state.status is not Status.RUNNING or state.attempt != attempt:
+        if state.status not in (Status.RUNNING, Status.LOST) or state.attempt != attempt:
             return False
         path = self.attempt_path(fingerprint, attempt, "lost.json")
         return write_json_exclusive(path, {"kind": kind, "evidence": evidence, "time": time.time()})

@@ -51,6 +51,7 @@ class Entry:
     demand: float | None = None
     device_gb: float | None = None
     device_share: float | None = None
+    device_total_gb: float | None = None
 
     @property
     def own_s(self) -> float:
@@ -152,6 +153,7 @@ class Timesheet:
             demand=(_processor_s() - self._used) / max(now - self._begun, 1e-3),
             device_gb=how.get("device_memory_gb"),
             device_share=how.get("device_share"),
+            device_total_gb=how.get("device_total_gb"),
         )
         self._last, self._loaded, self._spec = now, loaded, None
         self._write(**dataclasses.asdict(entry))

@@ -20,10 +20,12 @@ from pathlib import Path
 
 from sweep.flag import Flag
 from sweep.folder import SweepFolder, link_run
+from sweep.launch import available_cores
 from sweep.ledger import BEAT_EVERY_S, MAX_ATTEMPTS, Claim, Ledger
 from sweep.lineage import PARENT_EVERY_S, blocked_by, must_wait, parent_state, release_parent
 from sweep.outcomes import counts_as_evidence, failed_record, same_failure, spec_to_dict, writable
 from sweep.recovery import MAX_HALVINGS, smaller_batches, with_remedy
+from sweep.sharing import ALONE, CROWDED, PACKED_OOM, Shared, memory_of_this_task
 from sweep.slots import take_slot
 from sweep.spec import RunSpec, Status
 from sweep.timesheets import Timesheet
@@ -45,10 +47,13 @@ def work(
     num_threads: int = 1,
     max_attempts: int = MAX_ATTEMPTS,
     trainer: str = TRAINER,
+    pack: int = 1,
+    num_slots: int = 1,
 ) -> int:
     """The life of a worker process. Primitive arguments only: they are all that is pickled.
 
     gpu: the one device to see, as CUDA_VISIBLE_DEVICES has it; "" for none.
+    pack: runs at once in this slot, 0 to measure; it has its share of the cores and the memory of num_slots.
     trainer: module:function, called with the root once there is a run to train, gives a RunOne.
     """
     lock = take_slot(root, sweep, slot, os.environ.get("SUBMITIT_LOCAL_JOB_ID", ""))
@@ -63,17 +68,44 @@ def work(
         OMP_NUM_THREADS=str(num_threads),
         MKL_NUM_THREADS=str(num_threads),
     )
-    worker = Worker(
+    ledger, folder, name = (
         Ledger(root, max_attempts),
         SweepFolder(root, sweep),
-        stop,
-        name=f"{os.uname().nodename}-{slot}",
-        make_run_one=lambda: load_trainer(trainer)(root),
-        may_wait=True,
-        gpus=1 if gpu else 0,
-        cores=num_threads,
+        f"{os.uname().nodename}-{slot}",
     )
-    return worker.run()
+
+    def make_worker(index: int = 0, shared: Shared = ALONE) -> Worker:
+        is_alone = shared is ALONE
+        return Worker(
+            ledger,
+            folder,
+            stop,
+            name=name if is_alone else f"{name}.{index}",
+            make_run_one=lambda: load_trainer(trainer)(root),
+            may_wait=True,
+            gpus=int(is_alone and gpu != ""),
+            cores=num_threads if is_alone else 0,
+            gpus_used=int(gpu != ""),
+            shared=shared,
+        )
+
+    if pack == 1:
+        return make_worker().run()
+    from sweep.packs import Pack, Place
+
+    cores = max(num_threads, available_cores() // num_slots)
+    place = Place(memory_gb=memory_of_this_task(num_slots), cores=cores, gpus=int(gpu != ""))
+    return Pack(
+        ledger,
+        folder,
+        stop,
+        task=name,
+        class_name="local",
+        number=pack or None,
+        place=place,
+        num_threads=num_threads,
+        make_worker=make_worker,
+    ).run()
 
 
 @dataclass(slots=True)
@@ -97,15 +129,20 @@ class Worker:
         may_wait: bool = False,
         gpus: float = 0,
         cores: float = 1,
+        gpus_used: int = 0,
+        shared: Shared = ALONE,
     ) -> None:
-        """may_wait: for what a search asks next, while it goes on here. gpus, cores: what we are billed for."""
+        """may_wait: for what a search asks next, while it goes on here. gpus, cores: what we are billed for.
+        shared: with whom we share a device."""
         self.ledger, self.folder, self.stop, self.name = ledger, folder, stop, name
-        self._may_claim, self._may_wait = may_claim, may_wait
+        self._may_claim, self._may_wait, self._shared = may_claim, may_wait, shared
         self._make_run_one, self._run_one = make_run_one, None
         self._first_failures: list[Failure | None] = []
         self._started = time.time()
         self._limit_s = folder.run_limit_s()
-        self._timesheet = Timesheet(ledger.root, folder.name, name, gpus=gpus, cores=cores)
+        self._timesheet = Timesheet(
+            ledger.root, folder.name, name, gpus=gpus, cores=cores, gpus_used=gpus_used
+        )
 
     def run(self) -> int:
         """Work until nothing is left, somebody says stop, or it makes no sense; OSError for a full disk."""
@@ -113,11 +150,13 @@ class Worker:
             started = time.monotonic()
             self._timesheet.begin(spec)
             outcome, failure, record = self._attempt(spec, claim)
-            self._timesheet.end(outcome, record)
+            self._timesheet.end(outcome, record, self._shared.runs_at_once())
             say = f"{outcome} {spec.run_id} after {time.monotonic() - started:.1f} s"
             print(f"{say}: {failure.kind}: {failure.message}" if failure else say, flush=True)
             if failure and failure.kind == "disk_full":
                 raise OSError(errno.ENOSPC, f"{failure.message}; {spec.run_id} can be continued")
+            if outcome == "crowded out":
+                return CROWDED
             if outcome not in ("interrupted", "paused") and counts_as_evidence(spec, failure):
                 self._first_failures.append(failure)
             if same_failure(self._first_failures):
@@ -139,7 +178,7 @@ class Worker:
                 if self.folder.plan_version() != version:  # another question was asked under the same name
                     found = True
                     break
-                if not self._may_claim(spec) or self._had_its_pilot(spec):
+                if not (self._may_claim(spec) and self._shared.may_claim(spec)) or self._had_its_pilot(spec):
                     continue
                 parent = parent_state(spec, self.ledger)
                 if must_wait(parent):
@@ -201,7 +240,7 @@ class Worker:
                     should_stop=should_stop,
                     **({} if pause_at is None else {"pause_at": pause_at}),
                 )
-                record = with_remedy(record, trained, num_halvings)
+                record = self._shared.described(with_remedy(record, trained, num_halvings))
                 if record.outcome == "finished":
                     is_ours = claim.commit(record)
                     shutil.rmtree(claim.folder / "checkpoint", ignore_errors=True)  # not before the record
@@ -217,6 +256,9 @@ class Worker:
             except (Exception, SystemExit) as error:  # whatever breaks a run must not break the next one
                 print(scrub(traceback.format_exc()), file=sys.stderr)
                 failure = writable(failure_from_exception(error))
+                if failure.kind in ("cuda_oom", "host_oom") and (number := self._shared.runs_at_once()) > 1:
+                    claim.lose(PACKED_OOM, f"{number} runs at once; {failure.kind}: {failure.message}")
+                    return "crowded out", failure, None
                 if failure.kind == "cuda_oom" and num_halvings < MAX_HALVINGS:
                     claim.lose(failure.kind, failure.message)
                     return "interrupted", failure, None

@@ -16,6 +16,7 @@ from train.errors import ConfigError
 from train.evaluate import evaluate
 from train.failures import NonFiniteLossError, failure_from_exception
 from train.fingerprint import own_protocol
+from train.footprint import Footprint
 from train.items import FOLDER as ITEMS
 from train.items import write_items
 from train.launch import is_rank, launch
@@ -81,6 +82,12 @@ def run(
     setup_started = time.monotonic()
     torch.set_num_threads(config.train.num_threads)
     device = local_device(device_of(config))
+    footprint = Footprint(device)
+
+    def told(step: int, num_steps: int) -> None:
+        footprint.sample()
+        on_progress(step, num_steps)
+
     parent = _parent(config, model_identity, parent_folder)
     if parent is not None:  # first, as it may have to be trained again with the shared model
         start = parent_weights(parent, folder / "parent", workbench, should_stop)
@@ -109,7 +116,7 @@ def run(
                     fingerprint=fingerprint,
                     folder=folder,
                     device=device,
-                    hooks=Hooks(should_stop, on_progress, tracker),
+                    hooks=Hooks(should_stop, told, tracker),
                     world=world,
                     until_share=pause_at or 1.0,
                 )
@@ -132,7 +139,7 @@ def run(
                 config,
                 folder=folder,
                 device=device,
-                hooks=Hooks(should_stop, on_progress, tracker),
+                hooks=Hooks(should_stop, told, tracker),
             )
         evaluation_started = time.monotonic()
         measured = evaluate(
@@ -183,7 +190,7 @@ def run(
         setup_s=setup_s,
         tokens_per_s=progress.num_train_tokens / progress.training_s if progress.training_s else None,
         attempt=attempt,
-        environment=environment(device) | dict(progress.how),
+        environment=environment(device) | dict(progress.how) | footprint.numbers(),
         finished_at=time.time(),
         failure=failure,
     )

@@ -7,6 +7,7 @@ from sweep.budget import actual_line, exceeds, spent_lines
 from sweep.commands.session import Session
 from sweep.errors import LaunchError
 from sweep.forecast import Forecast, Room, forecast, spent_hours
+from sweep.launch import available_cores
 from sweep.ledger import RunState
 from sweep.slurm.classes import class_of, reserve_s
 from sweep.spec import SETTLED, RunSpec
@@ -86,12 +87,14 @@ def _rooms(session: Session):
                 minutes=resources.time_min,
                 num_workers=min(launcher.max_jobs, launcher.array_parallelism or launcher.max_jobs),
                 runs_per_worker=launcher.runs_per_job,
+                pack=launcher.pack,
                 reserve_s=reserve_s(60.0 * resources.time_min, launcher.signal_delay_s),
             )
 
         return room_of
     gpus = session.gpus()
-    here = Room(
-        gpus=min(1, len(gpus)), cores=launcher.threads_per_worker, num_workers=session.num_slots(gpus)
-    )
+    num_slots, cores = session.num_slots(gpus), launcher.threads_per_worker
+    if launcher.pack != 1:
+        cores = max(cores, available_cores() // num_slots)
+    here = Room(gpus=min(1, len(gpus)), cores=cores, num_workers=num_slots, pack=launcher.pack)
     return lambda spec: here

@@ -114,6 +114,7 @@ def control(session: Session, *, only_watch: bool = False) -> Ending | None:
         num_slots=session.num_slots(gpus),
         num_threads=launcher.threads_per_worker,
         max_attempts=launcher.max_attempts,
+        pack=launcher.pack or 0,
     )
     view = make_view(session.ledger)
     try:

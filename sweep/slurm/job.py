@@ -24,8 +24,9 @@ from sweep.folder import SweepFolder
 from sweep.launch import CHECKOUT
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger
+from sweep.sharing import ALONE, Shared, memory_of_this_task
 from sweep.slurm.classes import ResourceClass, class_of, reserve_s
-from sweep.slurm.jobs import job_from_text, this_job
+from sweep.slurm.jobs import job_from_text, task_name, this_job
 from sweep.slurm.queue import call
 from sweep.slurm.reconcile import code_at_fault
 from sweep.spec import RunSpec, Status
@@ -93,17 +94,8 @@ class _Job:
         print(f"job {self.name} on {node}, {(self._end - self.started) / 60:.1f} min", flush=True)
         while not self._is_cancelled():
             past_s = self._bury_own_past()
-            worker = Worker(
-                self.ledger,
-                self.folder,
-                self.stop,
-                name=f"{node}, job {self.name.key}",
-                make_run_one=lambda: load_trainer(self.request.trainer)(self.request.root),
-                may_claim=self._may_claim,
-                gpus=self.request.gpus,
-                cores=self._launcher.cpus_per_worker,
-            )
-            if worker.run() == SAME_FAILURE or self._is_the_code_at_fault():
+            code = self._work(f"{node}, job {self.name.key}")
+            if code == SAME_FAILURE or self._is_the_code_at_fault():
                 self.folder.ask_to_stop()  # the whole sweep: the rest of the grid would only burn
                 print("stopped: the first runs all failed in the same line", flush=True)
                 return SAME_FAILURE
@@ -113,6 +105,42 @@ class _Job:
                 break
             self.stop.wait(min(past_s, LOOK_AGAIN_S))  # a run that our own earlier life held
         return 0
+
+    def _work(self, name: str) -> int:
+        """One worker, or as many as fit on the device (`launcher.pack`)."""
+        gpus, cores = self.request.gpus, self._launcher.cpus_per_worker
+
+        def make_worker(index: int = 0, shared: Shared = ALONE) -> Worker:
+            is_alone = shared is ALONE
+            return Worker(
+                self.ledger,
+                self.folder,
+                self.stop,
+                name=name if is_alone else f"{name}.{index}",
+                make_run_one=lambda: load_trainer(self.request.trainer)(self.request.root),
+                may_claim=self._may_claim,
+                gpus=gpus if is_alone else 0,
+                cores=cores if is_alone else 0,
+                gpus_used=gpus,
+                shared=shared,
+            )
+
+        if self._launcher.pack == 1 or gpus > 1:
+            return make_worker().run()
+        from sweep.packs import Pack, Place
+
+        return Pack(
+            self.ledger,
+            self.folder,
+            self.stop,
+            task=task_name(self.name),
+            class_name=self.request.class_name,
+            number=self._launcher.pack,
+            place=Place(memory_gb=memory_of_this_task(), cores=cores, gpus=gpus),
+            num_threads=self._launcher.threads_per_worker,
+            make_worker=make_worker,
+            is_ours=self._may_claim,
+        ).run()
 
     def _hear(self, number: int, _frame: object) -> None:
         os.write(1, f"heard {signal.Signals(number).name}\n".encode())

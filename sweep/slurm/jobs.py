@@ -31,6 +31,11 @@ def job_from_text(text: str) -> JobName | None:
     return JobName(batch=match["batch"], key=match["key"], restart=int(match["restart"])) if match else None
 
 
+def task_name(job: JobName) -> str:
+    """The same for all its lives."""
+    return f"{job.batch}-{job.key}"
+
+
 def this_job(batch: str, environment: Mapping[str, str] = os.environ) -> JobName:
     """The job that this process is part of. SLURM_RESTART_COUNT is absent in a job's first life."""
     number, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")

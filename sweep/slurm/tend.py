@@ -16,11 +16,12 @@ from sweep.errors import LaunchError
 from sweep.folder import SweepFolder, check_root
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger, RunState
+from sweep.sharing import PACKED_OOM, undo_of_dead
 from sweep.slurm.batches import Batch, batches, folder_of, write_answer
 from sweep.slurm.classes import by_class, check_time
 from sweep.slurm.code import freeze
 from sweep.slurm.evidence import failure_class, telling_line
-from sweep.slurm.jobs import job_from_text
+from sweep.slurm.jobs import job_from_text, task_name
 from sweep.slurm.queue import Queue, call, read_accounting, read_queue
 from sweep.slurm.reconcile import (
     Death,
@@ -268,6 +269,15 @@ class Tender:
         )
 
     def _classified(self, death: Death) -> Death:
+        """With its cause as far as it can be told: memory that several runs shared is nobody's own fault."""
+        death = self._explained(death)
+        job = job_from_text(death.job)
+        if job is None or death.kind not in ("host_oom", "cuda_oom"):
+            return death
+        is_shared = undo_of_dead(self.folder, task_name(job), death.evidence)
+        return replace(death, kind=PACKED_OOM) if is_shared else death
+
+    def _explained(self, death: Death) -> Death:
         """With what the dead worker printed taken into account, where SLURM only knows that it ended."""
         job = job_from_text(death.job)
         if death.kind != "killed" or job is None:

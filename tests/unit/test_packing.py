@@ -1,231 +1,266 @@
-"""Rows laid end to end: the same losses and gradients as padded, and no row that knows another."""
+"""Several runs on one device: how many fit, and a task that packs, measures, and takes it back. Real processes."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import time
 
 import pytest
-import torch
-from tiny import run_config, tiny_model, tiny_split
+from toys import finished, toy_plan
 
-from train.attention import make_layout, packed_attention
-from train.batches import end_to_end_batches, share_by_rank, training_batch, used_lengths
-from train.distributed import World
-from train.engine import choose_packing, prepared
-from train.heads import base_model, choose_path
-from train.linear_cross_entropy import EAGER
-from train.objective import role_counts, role_weights, step_scale, with_target_roles
-from train.step import LossModule
+from sweep.flag import Flag
+from sweep.folder import SweepFolder
+from sweep.ledger import Ledger
+from sweep.packing import MOST, Footprint, Place, footprint, runs_at_once
+from sweep.packs import Pack
+from sweep.sharing import PACKED_OOM, memory_of_this_task, pack_path, undo_of_dead
+from sweep.timesheets import shifts
+from sweep.trainers import GivenBack
+from sweep.worker import Worker
 
-CPU = torch.device("cpu")
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
+ROOMY = Place(memory_gb=64.0, cores=2)
 
 
-def model_of(kind: str, **changes):
-    """A tiny model of an architecture, exactly as transformers makes it."""
-    import transformers as library
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("sweep.packs.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("sweep.packs.POLL_S", 0.01)
+    monkeypatch.setattr("sweep.sharing._READ_EVERY_S", 0.0)
+    monkeypatch.setattr(os, "fsync", lambda number: None)
 
-    grouped = SIZES | {"num_key_value_heads": 2}
-    configs = {
-        "llama": lambda: library.LlamaConfig(**grouped, tie_word_embeddings=True, **changes),
-        "mistral": lambda: library.MistralConfig(**grouped, head_dim=8, sliding_window=5, **changes),
-        "qwen2": lambda: library.Qwen2Config(**grouped, **changes),
-        "gemma2": lambda: library.Gemma2Config(
-            **grouped,
-            head_dim=8,
-            sliding_window=5,
-            query_pre_attn_scalar=8,
-            attn_logit_softcapping=2.0,
-            final_logit_softcapping=3.0,
-            **changes,
+
+def footprint_of(**changes):
+    return Footprint(**{"memory_gb": 4.0, "cores": 0.5, **changes})
+
+
+@pytest.mark.parametrize(
+    ("one", "place", "number", "why"),
+    [
+        (footprint_of(), Place(memory_gb=20.0, cores=8), 4, "4.00 of 20.00 GiB of memory"),
+        (footprint_of(cores=1.04), Place(memory_gb=None, cores=2), 2, "1.04 of 2 cores"),
+        (footprint_of(cores=1.3), Place(memory_gb=None, cores=2), 1, "1.30 of 2 cores"),
+        (footprint_of(memory_gb=30.0), Place(memory_gb=20.0, cores=8), 1, "30.00 of 20.00 GiB"),
+        (footprint_of(memory_gb=0.0, cores=0.0), Place(memory_gb=20.0, cores=8), MOST, "never more"),
+        (footprint_of(), Place(memory_gb=None, cores=8, gpus=1), 1, "was not measured"),
+        (
+            footprint_of(device_gb=20.0, device_total_gb=139.0, device_share=0.24),
+            Place(memory_gb=None, cores=16, gpus=1),
+            4,
+            "24% of the device's time",
         ),
-        "gpt_neox": lambda: library.GPTNeoXConfig(**SIZES, **changes),
-        "granite": lambda: library.GraniteConfig(**grouped, logits_scaling=4.0, **changes),
-        "cohere": lambda: library.CohereConfig(**grouped, logit_scale=0.25, **changes),
-    }
-    torch.manual_seed(0)
-    model = library.AutoModelForCausalLM.from_config(configs[kind]()).float().eval()
-    model.config.use_cache = False
-    return model
+        (
+            footprint_of(device_gb=40.0, device_total_gb=139.0, device_share=0.1),
+            Place(memory_gb=None, cores=16, gpus=1),
+            3,
+            "40.00 of 139.0 GiB of the device",
+        ),
+    ],
+)
+def test_what_is_scarce_decides(one, place, number, why):
+    found = runs_at_once(one, place)
+    assert found[0] == number
+    assert why in found[1]
 
 
-KINDS = ["llama", "mistral", "qwen2", "gemma2", "gpt_neox", "granite", "cohere"]
+def make(folder, train, place=ROOMY, number=None, class_name="c", task="t"):
+    ledger, stop = Ledger(folder.root), Flag()
 
+    def make_worker(index, shared):
+        return Worker(
+            ledger, folder, stop, name=f"t.{index}", make_run_one=lambda: train, cores=0, shared=shared
+        )
 
-def losses(
-    model, rows, *, packing: str, head: str = "auto", split=None, prompt_weight: float = 0.5, **objective
-):
-    """Each target's nll by row, and the gradient of the whole loss, as the engine computes them."""
-    import dataclasses
-
-    config = run_config(prompt_weight, 1.0, packing=packing, head=head)
-    config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, **objective))
-    split = with_target_roles(split or tiny_split(), config.objective)
-    weights = role_weights(config.objective)
-    lengths = used_lengths(split, weights)
-    rows = sorted(rows, key=lambda row: -lengths[row])
-    scale = step_scale(role_counts(split.roles, split.offsets), rows, weights, config.objective.normalisation)
-    batch = training_batch(split, rows, lengths, weights, scale, CPU, is_packed=packing == "on")
-    model.zero_grad()
-    with prepared(model, split, config, CPU, World()) as training:
-        loss, nll, _ = training.module(batch, 0)
-        loss.backward()
-    counts = [
-        int((weights[split.roles[split.offsets[row] : split.offsets[row + 1]]] != 0).sum()) for row in rows
-    ]
-    gradient = torch.cat(
-        [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    return Pack(
+        ledger,
+        folder,
+        stop,
+        task=task,
+        class_name=class_name,
+        number=number,
+        place=place,
+        num_threads=1,
+        make_worker=make_worker,
     )
-    return dict(zip(rows, nll.split(counts), strict=True)), gradient, loss.detach().item()
 
 
-def close(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).norm() / other.norm())
+@pytest.fixture
+def folder(tmp_path):
+    folder = SweepFolder(tmp_path, "toys")
+    folder.write_plan(toy_plan(6, name="toys"))
+    return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_packed_rows_give_the_losses_and_gradients_of_padded_ones(kind):
-    model, rows = model_of(kind), [0, 1, 2, 3, 4, 5]
-    assert choose_packing(model, run_config(packing="on").train, CPU)[0] == "pack"
-    padded, padded_gradient, padded_loss = losses(model, rows, packing="off", head="naive")
-    packed, packed_gradient, packed_loss = losses(model, rows, packing="on")
-    assert packed_loss == pytest.approx(padded_loss, rel=1e-6)
-    for row in rows:
-        assert torch.allclose(packed[row], padded[row], atol=2e-5)
-    assert close(packed_gradient, padded_gradient) < 2e-6
+def statuses(folder):
+    return [str(state.status) for state in Ledger(folder.root).statuses(names(folder)).values()]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_without_full_logits_is_taken_and_right(kind):
-    model, rows = model_of(kind), [0, 1, 2, 3]
-    assert choose_path(model, "auto", CPU).kernel is EAGER, choose_path(model, "auto", CPU).reason
-    _, naive, naive_loss = losses(model, rows, packing="off", head="naive")
-    _, ours, our_loss = losses(model, rows, packing="off")
-    assert our_loss == pytest.approx(naive_loss, rel=1e-6)
-    assert close(ours, naive) < 1e-6
+def names(folder):
+    return [spec.fingerprint for spec in folder.plan().runs]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt_neox"])
-def test_no_document_sees_another(kind):
-    """Every token of one row is changed; the losses of the others stay, bit for bit."""
-    model, rows, split = model_of(kind), [0, 1, 2, 3, 4, 5], tiny_split()
-    before, *_ = losses(model, rows, packing="on")
-    changed = tiny_split()
-    where = slice(int(split.offsets[2]) + 1, int(split.offsets[3]))
-    changed.ids[where] = (changed.ids[where] + 5) % 55 + 3
-    after, *_ = losses(model, rows, packing="on", split=changed)
-    assert not torch.allclose(before[2], after[2])
-    assert all(torch.equal(before[row], after[row]) for row in rows if row != 2)
+def slow(spec, *, should_stop, **_):
+    for _ in range(15):
+        time.sleep(0.01)
+        if should_stop():
+            raise GivenBack("saved")
+    return finished(spec)
 
 
-def test_a_model_that_mixes_neighbouring_rows_is_padded_and_says_why():
-    from train.errors import ConfigError
-
-    model = tiny_model()
-    layer = model.model.layers[0]
-    plain = layer.mlp.forward
-    layer.mlp.forward = lambda hidden: (
-        plain(hidden) + 0.1 * hidden.roll(1, dims=1)
-    )  # a convolution in disguise
-    kind, reason = choose_packing(model, run_config().train, CPU)
-    assert (kind, reason) == ("pad", "rows laid end to end come out differently than alone")
-    with pytest.raises(ConfigError, match=r"train\.packing=on"):
-        choose_packing(model, run_config(packing="on").train, CPU)
-
-
-def test_a_model_whose_logits_are_made_otherwise_falls_back_to_the_plain_loss():
-    model = tiny_model()
-    plain = model.lm_head.forward
-    model.lm_head.forward = lambda hidden: plain(hidden) * 1.5
-    path = choose_path(model, "auto", CPU)
-    assert (path.name, path.reason) == ("naive", "decoder and output layer don't give the model's logits")
-    _, ours, loss = losses(model, [0, 1], packing="off")
-    _, naive, expected = losses(model, [0, 1], packing="off", head="naive")
-    assert loss == expected
-    assert torch.equal(ours, naive)
+def test_the_first_run_is_measured_alone_and_then_as_many_run_as_fit(folder):
+    assert make(folder, slow).run() == 0
+    assert statuses(folder) == ["finished"] * 6
+    packs = [entry.pack for shift in shifts(folder.root) for entry in shift.entries]
+    assert packs.count(2) >= 3
+    assert packs.count(1) >= 1
+    ledger = Ledger(folder.root)
+    described = [ledger.record(name).environment["pack"] for name in names(folder)]
+    assert described[0]["runs_at_once"] == 1
+    assert {"runs_at_once": 2, "why": "1.00 of 2 cores each"}.items() <= described[-1].items()
+    assert described[-1]["measured"]["memory_gb"] > 0.01
+    billed = [shift.cores for shift in shifts(folder.root)]
+    assert sorted(billed) == [0, 0, 2], "the task is billed, its workers are not"
 
 
-def test_attention_is_the_models_own_again_afterwards():
-    model = tiny_model()
-    with packed_attention(base_model(model)):
-        assert model.config._attn_implementation == "end_to_end"
-    assert model.config._attn_implementation == "sdpa"
+def test_a_run_too_large_for_two_is_not_packed(folder):
+    assert make(folder, slow, Place(memory_gb=1e-3, cores=8)).run() == 0
+    assert statuses(folder) == ["finished"] * 6
+    assert {entry.pack for shift in shifts(folder.root) for entry in shift.entries} == {1}
+    assert json.loads(pack_path(folder, "t").read_text())["runs_at_once"] == 1
 
 
-def test_a_mask_is_refused_where_transformers_would_contaminate_silently():
-    model = tiny_model()
-    ids = torch.arange(9)[None]
-    layout = make_layout([5, 4], CPU)
-    with packed_attention(model):
-        model.set_attn_implementation("end_to_end")
-        positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]])
-        ours = model.model(
-            input_ids=ids, position_ids=positions, packed=layout, attention_mask=torch.ones_like(ids)
-        ).last_hidden_state
-        alone = model.model(input_ids=ids[:, 5:]).last_hidden_state
-    assert torch.allclose(ours[0, 5:], alone[0], atol=1e-5)
+def test_another_shape_is_measured_before_it_is_packed(folder):
+    plan = toy_plan(4, name="toys", models=("toy", "other"))
+    folder.write_plan(plan)
+    assert make(folder, slow).run() == 0
+    assert statuses(folder) == ["finished"] * 8
+    packs = {"toy": [], "other": []}
+    for shift in shifts(folder.root):
+        for entry in shift.entries:
+            packs[entry.workload.model].append(entry.pack)
+    assert packs["other"].count(1) >= 1, "alone at first"
+    assert packs["other"].count(2) >= 1
 
 
-def test_prompt_only_rows_end_after_their_last_prompt_token():
-    """Exact: cutting what follows the last target changes no gradient."""
-    model, rows = tiny_model(dtype=torch.float64), [0, 1, 2, 3]
-    split = tiny_split()
-    config = run_config(1.0, 0.0)
-    targets, weights = with_target_roles(split, config.objective), role_weights(config.objective)
-    whole = [int(split.offsets[row + 1] - split.offsets[row]) for row in range(len(split))]
-    cut = used_lengths(targets, weights)
-    assert all(cut[row] == split.prompt_lengths[row] < whole[row] for row in rows)
-    scale = step_scale(role_counts(targets.roles, targets.offsets), rows, weights, "nonzero_count")
-    module, gradients = LossModule(model, None, choose_path(model, "eager", CPU), config), []
-    for lengths in (whole, cut):
-        batch = training_batch(targets, rows, lengths, weights, scale, CPU, is_packed=False)
-        model.zero_grad()
-        module(batch, 0)[0].backward()
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
-    assert close(*gradients) < 1e-14
+def scarce(path, num_hungry):
+    """The first `num_hungry` seeds need the whole of something: they fail where somebody else is at work."""
+
+    def train(spec, *, should_stop, **_):
+        with open(path, "a") as lock:
+            want = fcntl.LOCK_EX if spec.config.seed < num_hungry else fcntl.LOCK_SH
+            try:
+                fcntl.flock(lock, want | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MemoryError(f"no room for seed {spec.config.seed}") from None
+            return slow(spec, should_stop=should_stop)
+
+    return train
 
 
-def test_activation_checkpointing_changes_no_gradient():
-    model, rows = tiny_model(), [0, 1, 2]
-    config = run_config(0.5, 1.0, activation_checkpointing=True, packing="on")
-    split = with_target_roles(tiny_split(), config.objective)
-    weights = role_weights(config.objective)
-    lengths = used_lengths(split, weights)
-    rows.sort(key=lambda row: -lengths[row])
-    scale = step_scale(role_counts(split.roles, split.offsets), rows, weights, "nonzero_count")
-    batch = training_batch(split, rows, lengths, weights, scale, CPU, is_packed=True)
-    _, expected, _ = losses(model, rows, packing="on")
-    model.zero_grad()
-    with prepared(model, split, config, CPU, World()) as training:
-        training.module.train()
-        calls = []
-        handle = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-        training.module(batch, 0)[0].backward()
-        handle.remove()
-    assert len(calls) == 2, "once forwards, once again backwards"
-    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-    assert close(gradient, expected) < 1e-6
-    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+def test_out_of_memory_among_others_is_undone_and_not_the_runs_fault(folder, tmp_path):
+    plan = folder.plan()
+    hungry_last = tuple(sorted(plan.runs, key=lambda spec: spec.config.seed < 1))
+    folder.write_plan(dataclasses.replace(plan, runs=hungry_last[:3] + hungry_last[-1:] + hungry_last[3:-1]))
+    assert make(folder, scarce(tmp_path / "lock", 1), number=2).run() == 0
+    assert statuses(folder) == ["finished"] * 6
+    ledger, losses = Ledger(folder.root), []
+    for name in names(folder):
+        losses += ledger.losses(name)
+    assert losses
+    assert set(losses) == {PACKED_OOM}
+    state = json.loads(pack_path(folder, "t").read_text())
+    assert state["runs_at_once"] == 1
+    assert "ran out of memory among 2" in state["undone"]
+    again = make(folder, slow, number=2, task="later")
+    assert json.loads(pack_path(folder, "later").read_text())["runs_at_once"] == 1, "no later task packs"
+    assert again.run() == 0
 
 
-def test_buckets_hold_every_token_once_and_little_padding():
-    layout = make_layout([9, 8, 8, 3, 3, 3, 1], CPU)
-    assert [bucket.tokens for bucket in layout.buckets] == [slice(0, 25), slice(25, 35)]
-    assert layout.starts.tolist() == [0, 9, 17, 25, 28, 31, 34, 35]
-    for bucket in layout.buckets:
-        assert bucket.gather is not None
-        assert bucket.gather[bucket.scatter].tolist() == list(range(bucket.tokens.stop - bucket.tokens.start))
+def test_out_of_memory_alone_is_the_runs_own(folder):
+    def train(spec, *, should_stop, **_):
+        if spec.config.seed == 2:
+            raise MemoryError("too large for this machine")
+        return slow(spec, should_stop=should_stop)
+
+    assert make(folder, train, number=2).run() == 0
+    assert statuses(folder) == ["finished", "finished", "failed", "finished", "finished", "finished"]
+    ledger, name = Ledger(folder.root), names(folder)[2]
+    assert ledger.losses(name) == [PACKED_OOM], "once among others, and then alone"
+    assert ledger.status(name).failure.kind == "host_oom"
 
 
-def test_micro_batches_end_to_end_and_shares_partition_the_rows():
-    lengths = [5, 9, 2, 7, 7, 1, 12]
-    parts = list(end_to_end_batches(range(7), lengths, 14))
-    assert sorted(row for part in parts for row in part) == list(range(7))
-    assert all(len(part) == 1 or sum(lengths[row] for row in part) <= 14 for part in parts)
-    shares = share_by_rank(range(7), lengths, 3)
-    assert sorted(row for share in shares for row in share) == list(range(7))
-    assert max(sum(lengths[row] for row in share) for share in shares) <= 17
-    assert share_by_rank([3, 1], lengths, 1) == [[3, 1]]
+def dying_once(path):
+    def train(spec, *, should_stop, **_):
+        if spec.config.seed == 3 and not path.exists():
+            path.touch()
+            time.sleep(0.2)  # until it was looked at
+            os.kill(os.getpid(), 9)
+        return slow(spec, should_stop=should_stop)
+
+    return train
+
+
+def test_killed_while_memory_was_short_is_the_packings_fault(folder, tmp_path):
+    number = make(folder, dying_once(tmp_path / "died"), Place(memory_gb=1e-3, cores=2), number=2).run()
+    assert number == 0
+    assert statuses(folder) == ["finished"] * 6
+    ledger, name = Ledger(folder.root), names(folder)[3]
+    assert ledger.losses(name) == [PACKED_OOM]
+    assert "ended by signal 9" in ledger.loss(name, 1)["evidence"]
+
+
+def test_killed_with_memory_to_spare_is_a_death_like_any_other(folder, tmp_path):
+    assert make(folder, dying_once(tmp_path / "died"), number=2).run() == 0
+    assert statuses(folder) == ["finished"] * 6
+    assert Ledger(folder.root).losses(names(folder)[3]) == ["killed"]
+    assert json.loads(pack_path(folder, "t").read_text())["undone"] == ""
+
+
+def test_asked_to_stop_all_of_its_workers_give_back(folder):
+    pack = make(folder, lambda spec, **more: slow_forever(spec, **more), number=2)
+    pack.stop.set()
+    started = time.monotonic()
+    assert pack.run() == 0
+    assert time.monotonic() - started < 10
+    assert "finished" not in statuses(folder)
+
+
+def slow_forever(spec, *, should_stop, **_):
+    while not should_stop():
+        time.sleep(0.01)
+    raise GivenBack("saved")
+
+
+def test_three_like_failures_of_code_end_all_workers(folder):
+    def broken(spec, **_):
+        raise RuntimeError("a bug")
+
+    assert make(folder, broken, number=2).run() == 4
+    assert statuses(folder).count("planned") >= 1
+
+
+def test_a_whole_task_that_was_ended_for_its_memory(folder):
+    assert not undo_of_dead(folder, "t", "OUT_OF_MEMORY"), "it never packed"
+    make(folder, slow, number=3)
+    assert undo_of_dead(folder, "t", "OUT_OF_MEMORY")
+    assert undo_of_dead(folder, "t", "OUT_OF_MEMORY"), "of each of its runs"
+    make(folder, slow, number=3)  # the same task, started again
+    assert not undo_of_dead(folder, "t", "OUT_OF_MEMORY"), "alone it was the run's own"
+
+
+def test_footprints_are_the_most_that_was_seen(folder):
+    make(folder, slow).run()
+    entries = [entry for shift in shifts(folder.root) for entry in shift.entries]
+    found = footprint(entries, num_threads=3)
+    assert found.cores == 3.0, "its threads, even where a busy machine let it wait"
+    assert found.memory_gb == max(entry.memory_gb for entry in entries)
+    assert footprint([], 1) is None
+
+
+def test_memory_is_what_the_scheduler_gave(monkeypatch):
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "10")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert memory_of_this_task() == pytest.approx(20 / 1024)
+    monkeypatch.delenv("SLURM_MEM_PER_CPU")
+    whole = memory_of_this_task()
+    assert whole is None or whole > 0.05
