@@ -87,7 +87,7 @@ def sbatch_parameters(launcher: LauncherConfig, resources: ResourceClass, batch:
         "exclude": launcher.exclude,
         "gres": gres,
         "setup": setup,
-        "mem": f"{resources.memory_gb:g}GB" if resources.memory_gb is not None else None,
+        "mem": f"{round(1024 * resources.memory_gb)}M" if resources.memory_gb is not None else None,
         "signal_delay_s": launcher.signal_delay_s,
         "stderr_to_stdout": True,
         "additional_parameters": extra,
