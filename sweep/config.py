@@ -117,6 +117,9 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
     for key in ("slots", "pack"):
         if launcher.get(key) == "auto":
             launcher[key] = None
+        elif isinstance(launcher.get(key), str):
+            said = f"launcher.{key}={launcher[key]}"
+            raise ConfigError(said, "a whole number, or auto", f"say launcher.{key}=auto")
     for key in ("partition", "exclude"):
         if isinstance(launcher.get(key), list):
             launcher[key] = ",".join(map(str, launcher[key]))
