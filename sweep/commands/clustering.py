@@ -1,5 +1,6 @@
 """run, watch, collect and repair on a cluster: each looks once or again, and nothing of ours stays behind."""
 
+import dataclasses
 import time
 from collections import Counter
 
@@ -17,9 +18,10 @@ POLL_S = 2.0
 
 def submit(session: Session) -> int:
     """Send the workers that lack and return: nobody has to stay logged in."""
-    found = tender_of(session).tend(is_asked=True)
-    if _is_over(found):
-        return _finish(session, found)
+    tender = tender_of(session)
+    found = tender.tend(is_asked=True)
+    if found.is_over:
+        return _finish(session, tender, found)
     print("\n".join(_where_things_stand(found)))
     print(f"Nothing of this needs your terminal. Look again with: {session.command('status')}")
     print(f"Stay and see: {session.command('watch')}; results: {session.command('collect')}")
@@ -40,7 +42,7 @@ def watch(session: Session) -> int:
     if found is None:
         print(f"no longer watching; the jobs go on. Stop them with: {session.command('cancel')}")
         return 130
-    return _finish(session, found)
+    return _finish(session, tender, found)
 
 
 def collect(arguments: Arguments) -> int:
@@ -52,10 +54,11 @@ def collect(arguments: Arguments) -> int:
             "a sweep on a cluster",
             f"say: {session.command('status')}",
         )
-    found = tender_of(session).tend()
-    if not _is_over(found):
+    tender = tender_of(session)
+    found = tender.tend()
+    if not found.is_over:
         print("\n".join(_where_things_stand(found)))
-    return _finish(session, found)
+    return _finish(session, tender, found)
 
 
 def repair(arguments: Arguments) -> int:
@@ -68,7 +71,9 @@ def repair(arguments: Arguments) -> int:
 
 def tender_of(session: Session) -> Tender:
     """Who looks after this session's sweep."""
-    return Tender(session.plan, session.ledger, session.folder, session.config.launcher)
+    return Tender(
+        session.plan, session.ledger, session.folder, session.config.launcher, search=session.search
+    )
 
 
 def status_of_queue(session: Session) -> tuple[Look | None, list[str]]:
@@ -115,17 +120,15 @@ def _watch(session: Session, tender: Tender, view, interrupts: Interrupts) -> Lo
                 said = str(error)
                 found = tender.look()
             next_look = time.monotonic() + LOOK_EVERY_S
-        states = session.states()
-        if all(state.status in SETTLED for state in states.values()):
-            return tender.look()
+        states = session.ledger.statuses(spec.fingerprint for spec in tender.plan.runs)
+        is_settled = all(state.status in SETTLED for state in states.values())
+        if is_settled and (last := tender.look()).is_over:
+            return last
+        next_look = 0.0 if is_settled else next_look  # a search has something to learn and to ask
         num_workers = max(1, found.num_working if found else 1)
-        view.update(session.plan, states, time_left(session.plan, states, seconds, num_workers))
+        view.update(tender.plan, states, time_left(tender.plan, states, seconds, num_workers))
         if interrupts.event.wait(POLL_S):
             return None
-
-
-def _is_over(found: Look) -> bool:
-    return all(state.status in SETTLED for state in found.states.values())
 
 
 def _where_things_stand(found: Look) -> list[str]:
@@ -137,8 +140,9 @@ def _where_things_stand(found: Look) -> list[str]:
     return lines if lines and not found.num_working + found.num_waiting else lines + queue_lines(found)
 
 
-def _finish(session: Session, found: Look) -> int:
+def _finish(session: Session, tender: Tender, found: Look) -> int:
     from sweep.commands.running import close_session
 
+    session = dataclasses.replace(session, plan=tender.plan)
     session.folder.link_runs(session.plan)
     return close_session(session, Ending(states=dict(found.states)))

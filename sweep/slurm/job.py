@@ -188,6 +188,7 @@ class _Job:
     def _states(self):
         plan = self.folder.plan()
         runs = [spec for spec in plan.runs if self._is_ours(spec)] if plan else []
+        self.ledger.stops = plan.stops if plan else {}
         states = self.ledger.statuses(spec.fingerprint for spec in runs)
         return [(spec, states[spec.fingerprint]) for spec in runs]
 

@@ -16,6 +16,7 @@ from sweep.errors import LaunchError
 from sweep.folder import SweepFolder, check_root
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger, RunState
+from sweep.searching import Search
 from sweep.sharing import PACKED_OOM, undo_of_dead
 from sweep.slurm.batches import Batch, batches, folder_of, write_answer
 from sweep.slurm.classes import by_class, check_time
@@ -35,7 +36,7 @@ from sweep.slurm.reconcile import (
     unknown_jobs,
 )
 from sweep.slurm.submit import submit_workers
-from sweep.spec import Plan, Status
+from sweep.spec import SETTLED, Plan, Status
 from sweep.trainers import TRAINER
 from train.files import only_one, read_json, write_json_exclusive
 
@@ -55,6 +56,12 @@ class Look:
     by_batch: Mapping[str, Batch] = field(default_factory=dict)
     hung: tuple[Held, ...] = ()
     sent: tuple[Batch, ...] = ()  # by this look
+    is_searching: bool = False  # whether more may be asked
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing happens any more by itself, nor will be asked."""
+        return not self.is_searching and all(state.status in SETTLED for state in self.states.values())
 
     @property
     def num_waiting(self) -> int:
@@ -90,9 +97,10 @@ class Tender:
         *,
         trainer: str = TRAINER,
         say: Callable[[str], None] = print,
+        search: Search | None = None,
     ) -> None:
         self.plan, self.ledger, self.folder, self.launcher = plan, ledger, folder, launcher
-        self._trainer, self.say = trainer, say
+        self._trainer, self.say, self._search = trainer, say, search
 
     def look(self) -> Look:
         """Files, one squeue, and one sacct if a claim's job left the queue. Writes nothing."""
@@ -105,6 +113,7 @@ class Tender:
         found = Look(
             states=states,
             batches=tuple(known),
+            is_searching=self._search is not None and not self._search.is_over,
             queue=queue,
             problem=problem,
             by_batch={batch.batch: batch for batch in known},
@@ -150,7 +159,20 @@ class Tender:
                 self.say(f"job {claim.job.key} runs but was silent for {claim.silence_s:.0f} s: queued again")
         # a second submitter sees the first one's workers with its next look
         with only_one(folder_of(self.folder) / "submit.lock") as is_ours:
+            if is_ours:
+                found = self._grown(found)
             return replace(found, sent=tuple(self._send(found, is_asked))) if is_ours else found
+
+    def _grown(self, found: Look) -> Look:
+        """What was found, with what the search, told of it, asks for now."""
+        if self._search is None:
+            return found
+        names = [spec.fingerprint for spec in self.plan.runs]
+        if self._search.extend(self.ledger.statuses(names), self.launcher.max_jobs):
+            self.plan = self._search.plan
+            self.folder.write_plan(self.plan)
+        states = self.ledger.statuses(spec.fingerprint for spec in self.plan.runs)
+        return replace(found, states=states, is_searching=not self._search.is_over)
 
     def repair(self) -> list[str]:
         """Give up dead claims, and take workers of no batch of ours out of the queue; what was done, in lines."""

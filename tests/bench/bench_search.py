@@ -1,0 +1,180 @@
+"""How many runs an adaptive search takes to be as good as the whole grid, on planes with a known truth.
+
+    python tests/bench/bench_search.py simulate NAME BATCH FIRST LAST FILE    some repetitions, appended to a file
+    python tests/bench/bench_search.py summarise FILE...                      writes tests/bench/results/search_*.json
+    python tests/bench/bench_search.py speed                                  the same, of rebuilding and asking
+
+Mid noise of region.md: a run's score is the truth plus N(0, 0.78 points); known evaluation variance 0.245. The paper's
+35 cells are the candidates; regret is of the recommended one of 120 places. The references are the best of 35 single
+runs ("argmax") and this surface on 35 single runs ("whole grid"). Runs are counted until the mean regret stays at or
+below the reference's, with region.md's tolerance (x 1.05 + 0.02).
+"""
+
+import datetime
+import json
+import platform
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+from region_truths import (
+    CELL_ROWS,
+    CELLS,
+    DECISIONS,
+    NOISES,
+    contrast_variance,
+    index_of,
+    published_planes,
+    truth,
+)
+
+from analysis.gaussian import Points
+from analysis.kernels import AVERAGE
+from analysis.search.adaptive import Belief, propose
+from analysis.search.scales import Scale
+from analysis.surface import QUICK, fit_surface
+
+RESULTS = Path(__file__).parent / "results"
+PILOT = ((0, 1), (1, 1), (0.2, 1), (0.4, 0.6), (1, 0.4))
+TRUTHS = ("peak", "ray", "step", "fade", "plateau")  # two of them our own
+MOST = 35
+KNOWN, DEVIATION = contrast_variance(NOISES["mid"])
+PLACES = tuple((float(p), float(r)) for p, r in CELLS)
+
+
+def surface_of(name: str, repetition: int) -> tuple[np.ndarray, float, float]:
+    """The truth at the 120 places, a run's s.d. around it, and how much of that is known variance."""
+    if name != "published":
+        return truth(name), DEVIATION, KNOWN
+    planes = published_planes()
+    scores = planes[sorted(planes)[repetition % len(planes)]]
+    posterior = fit_surface(Points.of(*CELLS.T, scores, 0.0), AVERAGE, seed=1)
+    mean, _ = posterior.moments(*DECISIONS.T)
+    spread = posterior.run_deviation
+    return mean, float(np.sqrt(0.5 * (0.3 * spread) ** 2 + spread**2)), 0.5 * (0.3 * spread) ** 2
+
+
+def fitted(rows: list[int], scores: list[float], known: float, repetition: int):
+    points = Points.of(*CELLS[rows].T, scores, known, 0)
+    return fit_surface(points, AVERAGE, repetition, effort=QUICK)
+
+
+def regret_of(posterior, surface: np.ndarray) -> float:
+    mean, _ = posterior.moments(*DECISIONS.T)
+    return float(surface.max() - surface[int(mean.argmax())])
+
+
+def search(name: str, batch: int, repetition: int) -> dict[str, object]:
+    """Regret after each number of runs; the references from the same truth and fresh noise."""
+    surface, deviation, known = surface_of(name, repetition)
+    generator = np.random.default_rng([repetition, batch, zlib.crc32(name.encode())])
+    rows = [index_of(CELLS, *cell) for cell in PILOT]
+    scores = [float(surface[CELL_ROWS[row]] + deviation * generator.standard_normal()) for row in rows]
+    regrets: dict[int, float] = {}
+    stopped = None
+    while True:
+        posterior = fitted(rows, scores, known, repetition)
+        belief = Belief(PLACES, (posterior,), (Scale(1.0),))
+        regrets[len(rows)] = regret_of(posterior, surface)
+        if stopped is None and belief.optimum(1.0, 0.5).sure >= 0.9:
+            stopped = len(rows)
+        if len(rows) >= MOST:
+            break
+        wanted = min(batch, MOST - len(rows))
+        for weights, _ in propose(belief, [], wanted, len(rows)):
+            row = PLACES.index(weights)
+            rows.append(row)
+            scores.append(float(surface[CELL_ROWS[row]] + deviation * generator.standard_normal()))
+    whole = surface[CELL_ROWS] + deviation * generator.standard_normal(len(CELLS))
+    return {
+        "truth": name,
+        "batch": batch,
+        "repetition": repetition,
+        "regrets": regrets,
+        "stopped": stopped,
+        "argmax": float(surface.max() - surface[CELL_ROWS[int(whole.argmax())]]),
+        "whole_grid": regret_of(fit_surface(Points.of(*CELLS.T, whole, known), AVERAGE, repetition), surface),
+    }
+
+
+def simulate(name: str, batch: int, first: int, last: int, file: str) -> None:
+    with open(file, "a", encoding="utf-8") as stream:
+        for repetition in range(first, last):
+            stream.write(json.dumps(search(name, batch, repetition)) + "\n")
+            stream.flush()
+
+
+def summarise(files: list[str]) -> None:
+    rows = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+    found = []
+    for name, batch in sorted({(row["truth"], row["batch"]) for row in rows}):
+        ours = [row for row in rows if (row["truth"], row["batch"]) == (name, batch)]
+        of_truth = [row for row in rows if row["truth"] == name]
+        numbers = sorted(int(number) for number in ours[0]["regrets"])
+        table = np.array([[row["regrets"][str(number)] for number in numbers] for row in ours])
+        references = {key: np.array([row[key] for row in of_truth]) for key in ("argmax", "whole_grid")}
+        entry = {
+            "truth": name,
+            "batch": batch,
+            "repetitions": len(ours),
+            "regret_points_by_runs": {
+                str(number): [round(float(mean), 3), round(float(error), 3)]
+                for number, mean, error in zip(
+                    numbers, table.mean(0), table.std(0, ddof=1) / np.sqrt(len(ours)), strict=True
+                )
+                if number % 5 == 0
+            },
+            "runs_until_known": _stopping(ours),
+        }
+        for key, values in references.items():
+            limit = float(values.mean()) * 1.05 + 0.02
+            entry[f"{key}_regret_points"] = round(float(values.mean()), 3)
+            entry[f"runs_to_{key}"] = _stays_below(numbers, table.mean(0), limit)
+            slack = 2 * table.std(0, ddof=1) / np.sqrt(len(ours)) + 2 * float(values.std(ddof=1)) / np.sqrt(
+                len(values)
+            )
+            entry[f"runs_to_{key}_allowing_2_standard_errors"] = _stays_below(
+                numbers, table.mean(0) - slack, limit
+            )
+        found.append(entry)
+    write("search", {"criterion": LIMITS, "noise": "mid", "rows": found})
+
+
+LIMITS = {"argmax": {"1": 16, "5": 25}, "whole_grid": {"1": 28, "5": 30}}
+
+
+def _stopping(rows: list[dict]) -> dict[str, float]:
+    stopped = [row for row in rows if row["stopped"] is not None]
+    if not stopped:
+        return {"share": 0.0}
+    at_end = [row["regrets"][str(row["stopped"])] for row in stopped]
+    return {
+        "share": round(len(stopped) / len(rows), 3),
+        "median_runs": float(np.median([row["stopped"] for row in stopped])),
+        "share_with_regret_at_most_0.5": round(float(np.mean(np.array(at_end) <= 0.5)), 3),
+    }
+
+
+def _stays_below(numbers: list[int], regrets: np.ndarray, limit: float) -> int | None:
+    ok = np.flip(np.logical_and.accumulate(np.flip(regrets <= limit)))
+    return numbers[int(np.argmax(ok))] if ok.any() else None
+
+
+def write(name: str, values: dict[str, object]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    values |= {"machine": platform.machine(), "date": datetime.date.today().isoformat()}
+    path = RESULTS / f"{name}_{values['machine']}_{values['date']}.json"
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    command, *words = sys.argv[1:]
+    if command == "simulate":
+        started = time.monotonic()
+        simulate(words[0], *map(int, words[1:4]), words[4])
+        print(words, f"{time.monotonic() - started:.0f} s", flush=True)
+    elif command == "summarise":
+        summarise(words)
