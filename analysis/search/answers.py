@@ -8,7 +8,7 @@ from analysis.search.adaptive import KnowledgeGradientSampler, believe
 from analysis.search.questions import Question, Told, chosen_metrics
 from analysis.search.scales import EPSILON_POINTS, scale_of
 from analysis.search.space import Space, space_of
-from analysis.search.studies import make_study, with_guessed_ends
+from analysis.search.studies import make_study, quiet, with_guessed_ends
 from train.metrics import Metric
 
 
@@ -74,7 +74,8 @@ def _proposals(
     scale = scale_of(metrics[0], [run.metrics[metrics[0].name] for run in told]) if is_single else None
     found = []
     for _ in range(question.wanted):
-        trial = study.ask(parameters)
+        with quiet():
+            trial = study.ask(parameters)
         weights, settings = space.proposal(trial.params)
         worth = getattr(sampler, "worth", None)
         found.append(
