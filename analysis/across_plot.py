@@ -286,7 +286,7 @@ def _square(places_Q2: Floats, values_Q: Floats) -> Floats:
         )
         same_Q = ((places_Q2 == 0) == (prompt == 0, response == 0)).all(axis=1)
         nearest = int(np.argmin(np.where(same_Q, distance_Q, np.inf)))
-        if same_Q[nearest] and distance_Q[nearest] < (0.05 if on_edge else 0.051):
+        if same_Q[nearest] and distance_Q[nearest] < 0.051:
             grid[round(prompt * 10), round(response * 10)] = values_Q[nearest]
     return grid
 

@@ -55,16 +55,23 @@ def family_of(name: str) -> str | None:
     return next((family for family, members in FAMILIES.items() if name in members), None)
 
 
-def trade_off(gains_by_family: Mapping[str, Floats], epsilon: float) -> TradeOff | None:
-    """From draws of each family's gain, (K, Q), over the same places; None for fewer than two families."""
+def trade_off(
+    gains_by_family: Mapping[str, Floats], epsilon: float, reported: Mapping[str, Floats] | None = None
+) -> TradeOff | None:
+    """From draws of each family's gain, (K, Q), over the same places; None for fewer than two families.
+
+    reported: the same on scores that chose nothing; the curve's places come from the first, its gains from these.
+    """
     families = tuple(family for family in FAMILIES if family in gains_by_family)
     if len(families) < 2:
         return None
     draws_FKQ = np.stack([gains_by_family[family] for family in families])
-    means_FQ, deviations_FQ = draws_FKQ.mean(axis=1), draws_FKQ.std(axis=1)
+    judged_FKQ = draws_FKQ if reported is None else np.stack([reported[family] for family in families])
+    means_FQ, deviations_FQ = judged_FKQ.mean(axis=1), judged_FKQ.std(axis=1)
+    chosen_FQ = draws_FKQ.mean(axis=1)
     curve = []
     for share in np.linspace(0, 1, NUM_WEIGHTINGS):
-        best = int(np.argmax(share * means_FQ[0] + (1 - share) * means_FQ[1]))
+        best = int(np.argmax(share * chosen_FQ[0] + (1 - share) * chosen_FQ[1]))
         curve.append(
             Weighted(
                 float(share),

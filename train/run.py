@@ -93,6 +93,7 @@ def run(
         start = parent_weights(parent, folder / "parent", workbench, should_stop)
     tokenizer = workbench.tokenizer(config, model_identity)
     model = workbench.model(config, model_identity, device)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
     data = workbench.data(config, model, model_identity, dataset_identity)
     is_adapted = config.train.method == "lora" and config.stage != "base"
     trained = add_adapters(model, config.train, seed_of(config, "init")) if is_adapted else model
@@ -104,7 +105,7 @@ def run(
         folder,
     )
     metrics: dict[str, float] = {}
-    counts = dict(data.counts)
+    counts = {**data.counts, "model_parameters": num_parameters}
     failure, progress, evaluation_s = None, Progress(0, 0.0, None), 0.0
     try:
         if config.stage == "sft":
