@@ -198,7 +198,7 @@ def test_the_cost_is_estimated_capped_and_counted(bench):
     before = estimate(priced, asked)
     assert before.num_questions == 12
     assert before.cost == pytest.approx(sum(q.num_characters / 4 + 2 for q in asked))
-    with pytest.raises(ConfigError, match=r"above judge\.max_cost=1"):
+    with pytest.raises(ConfigError, match=r"above eval\.judge\.max_cost=1"):
         prefer(endpoint(**prices, max_cost=1.0))
     with pytest.raises(ConfigError, match="without prices"):
         prefer(endpoint(max_cost=1.0))

@@ -33,15 +33,15 @@ class JudgeConfig:
     )  # of one benchmark of one run; more is refused before the first request
 
     def __post_init__(self) -> None:
-        check_at_least("judge.max_tokens", self.max_tokens, 1)
-        check_at_least("judge.concurrency", self.concurrency, 1)
-        check_at_least("judge.max_attempts", self.max_attempts, 1)
-        check_positive("judge.timeout_seconds", self.timeout_seconds)
-        check_share("judge.max_failed_share", self.max_failed_share)
+        check_at_least("eval.judge.max_tokens", self.max_tokens, 1)
+        check_at_least("eval.judge.concurrency", self.concurrency, 1)
+        check_at_least("eval.judge.max_attempts", self.max_attempts, 1)
+        check_positive("eval.judge.timeout_seconds", self.timeout_seconds)
+        check_share("eval.judge.max_failed_share", self.max_failed_share)
         for name in ("temperature", "price_per_million_prompt_tokens", "price_per_million_completion_tokens"):
-            check_not_negative(f"judge.{name}", getattr(self, name))
+            check_not_negative(f"eval.judge.{name}", getattr(self, name))
         if self.requests_per_minute is not None:
-            check_positive("judge.requests_per_minute", self.requests_per_minute)
+            check_positive("eval.judge.requests_per_minute", self.requests_per_minute)
 
     @property
     def has_prices(self) -> bool:
@@ -67,6 +67,6 @@ def api_key(config: JudgeConfig) -> str | None:
         raise ConfigError(
             f"the judge {config.model} wants a key and {config.api_key_variable} is not set",
             f"the key in the environment variable {config.api_key_variable}",
-            f"export {config.api_key_variable}=..., or set judge.api_key_variable=null for a server without keys",
+            f"export {config.api_key_variable}=..., or set eval.judge.api_key_variable=null for a server without keys",
         )
     return key

@@ -148,7 +148,7 @@ class Endpoint:
             response = self._connection().post("chat/completions", json=self._body(question))
         except httpx.InvalidURL as error:
             raise JudgeError(
-                f"judge.base_url={self.config.base_url} is no address ({error})", "http://HOST:PORT/v1"
+                f"eval.judge.base_url={self.config.base_url} is no address ({error})", "http://HOST:PORT/v1"
             ) from None
         except httpx.TransportError as error:
             what = type(error).__name__ if not str(error) else f"{type(error).__name__}: {error}"
@@ -167,13 +167,13 @@ class Endpoint:
         if status in (401, 403):
             raise JudgeError(
                 f"the judge's endpoint {self.config.base_url} refuses the key (HTTP {status}: {words})",
-                f"a valid key in {self.config.api_key_variable or 'judge.api_key_variable'}",
+                f"a valid key in {self.config.api_key_variable or 'eval.judge.api_key_variable'}",
                 "judgements made so far are kept",
             )
         if status == 404:
             raise JudgeError(
                 f"{self.config.base_url} knows no model {self.config.model} or no chat (HTTP 404: {words})",
-                "judge.base_url ending in /v1 and a model it serves",
+                "eval.judge.base_url ending in /v1 and a model it serves",
             )
         if status in _BUSY_OR_BROKEN:
             try:

@@ -40,7 +40,7 @@ class LengthControlled:
 
     win_rate: float
     standard_error: float  # over instructions, refitted; the frozen tables are taken as exact
-    preferences_N: Floats  # per instruction, at equal lengths
+    pseudo_values_N: Floats  # per instruction: their mean is the win rate, their spread its standard error
     coefficients_F: Floats
 
 
@@ -72,12 +72,10 @@ def length_controlled_win_rate(
     equal_NF = own_NF.copy()
     equal_NF[:, 0] = 0.0
     predicted_N = _logistic(equal_NF @ coefficients_F)
-    return LengthControlled(
-        float(predicted_N.mean()),
-        _standard_error(own_NF, equal_NF, preference_N, predicted_N, coefficients_F, hessian_FF),
-        predicted_N,
-        coefficients_F,
-    )
+    influence_N = _influence(own_NF, equal_NF, preference_N, predicted_N, coefficients_F, hessian_FF)
+    count, win_rate = len(influence_N), float(predicted_N.mean())
+    error = float(np.sqrt(np.sum(influence_N**2) * count / (count - 1))) if count > 1 else float("nan")
+    return LengthControlled(win_rate, error, win_rate + count * influence_N, coefficients_F)
 
 
 def _fit(features_NF: Floats, target_N: Floats, weight_N: Floats) -> tuple[Floats, Floats]:
@@ -99,23 +97,20 @@ def _fit(features_NF: Floats, target_N: Floats, weight_N: Floats) -> tuple[Float
     return coefficients_F, hessian_FF
 
 
-def _standard_error(
+def _influence(
     own_NF: Floats,
     equal_NF: Floats,
     preference_N: Floats,
     predicted_N: Floats,
     coefficients_F: Floats,
     hessian_FF: Floats,
-) -> float:
-    """By influence functions: each instruction's share in the fit, and in the mean of the predictions."""
-    if len(preference_N) < 2:
-        return float("nan")
+) -> Floats:
+    """What each instruction adds to the win rate, through the fit and through the mean; centred at 0."""
     residual_N = preference_N - _logistic(own_NF @ coefficients_F)
     slope_F = ((predicted_N * (1 - predicted_N))[:, None] * equal_NF).mean(axis=0)
     through_fit_N = (own_NF * residual_N[:, None]) @ np.linalg.solve(hessian_FF, slope_F)
-    influence_N = through_fit_N + (predicted_N - predicted_N.mean()) / len(predicted_N)
-    count = len(influence_N)
-    return float(np.sqrt(np.sum(influence_N**2) * count / (count - 1)))
+    influence_N = through_fit_N + predicted_N / len(predicted_N)
+    return influence_N - influence_N.mean()
 
 
 def _logistic(values: Floats) -> Floats:

@@ -74,8 +74,8 @@ def judge(
     """Asks every question, `concurrency` at a time.
 
     read     a reply -> its verdict, None where it has none
-    Raises   ConfigError above judge.max_cost, before the first request; JudgeError where the endpoint is of no
-             use, or more than judge.max_failed_share of the verdicts are missing. Replies got so far are kept.
+    Raises   ConfigError above eval.judge.max_cost, before the first request; JudgeError where the endpoint is of no
+             use, or more than eval.judge.max_failed_share of the verdicts are missing. Replies got so far are kept.
     """
     check_cost(endpoint.config, estimate(endpoint, questions))
     replies = _ask_all(endpoint, questions, progress)
@@ -107,19 +107,19 @@ def judge(
 
 
 def check_cost(config: JudgeConfig, estimated: Estimate) -> None:
-    """ConfigError if the estimate is above judge.max_cost, or a cap is set without prices."""
+    """ConfigError if the estimate is above eval.judge.max_cost, or a cap is set without prices."""
     if config.max_cost is None:
         return
     if estimated.cost is None:
         raise ConfigError(
-            f"judge.max_cost={config.max_cost:g} without prices can't be kept",
-            "judge.price_per_million_prompt_tokens and judge.price_per_million_completion_tokens",
+            f"eval.judge.max_cost={config.max_cost:g} without prices can't be kept",
+            "eval.judge.price_per_million_prompt_tokens and eval.judge.price_per_million_completion_tokens",
         )
     if estimated.cost > config.max_cost:
         raise ConfigError(
-            f"{estimated} is above judge.max_cost={config.max_cost:g}",
+            f"{estimated} is above eval.judge.max_cost={config.max_cost:g}",
             "a lower cost",
-            f"set judge.max_cost={estimated.cost:.2f}, or eval.limit lower",
+            f"set eval.judge.max_cost={estimated.cost:.2f}, or eval.limit lower",
         )
 
 
@@ -146,7 +146,7 @@ def _ask_all(
                     if failure.is_endpoint and not has_answered:
                         raise JudgeError(
                             f"the judge {endpoint.config.model} can't be reached: {failure}",
-                            f"an OpenAI-compatible server at judge.base_url={endpoint.config.base_url}",
+                            f"an OpenAI-compatible server at eval.judge.base_url={endpoint.config.base_url}",
                             "start it and say the same line again; nothing is lost",
                         ) from None
                     replies[index] = failure
@@ -171,6 +171,6 @@ def _check_missing(config: JudgeConfig, result: Judgements, examples: Sequence[s
     if result.num_missing > config.max_failed_share * total:
         raise JudgeError(
             f"{result.num_missing:,} of {total:,} judgements of {config.model} are missing: {examples[0]}",
-            f"at most judge.max_failed_share={config.max_failed_share:g}",
+            f"at most eval.judge.max_failed_share={config.max_failed_share:g}",
             "replies got so far are kept; say the same line again, or choose another judge",
         )
