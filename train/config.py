@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from train.dpo_config import DpoConfig, PreferenceConfig
 from train.errors import ConfigError
+from train.judges.config import JudgeConfig
 from train.schema import (
     MANDATORY,
     build,
@@ -194,6 +195,7 @@ class EvalConfig:
     backend: Literal["hf", "vllm"] = how("hf")
     batch_tokens: int = how(16384)  # held at once while benchmarks are measured
     retrain: bool = how(False)  # train a run again whose weights weren't kept, to evaluate it
+    judge: JudgeConfig = how(JudgeConfig())  # noqa: RUF009 - a frozen value; of benchmarks that are judged
 
     def __post_init__(self) -> None:
         check_at_least("eval.max_new_tokens", self.max_new_tokens, 1)

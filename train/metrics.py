@@ -56,6 +56,7 @@ _BENCHMARK_MEASURES = (
     Metric("instruction_strict", "share of instructions", "higher", "instructions obeyed, strict"),
     Metric("instruction_loose", "share of instructions", "higher", "instructions obeyed, loose"),
     Metric("win_rate", "share of prompts", "higher", "win rate"),
+    Metric("discrete_win_rate", "share of prompts", "higher", "prompts won"),
     Metric("length_controlled_win_rate", "share of prompts", "higher", "length-controlled win rate"),
     Metric("rating", "rating of 1 to 10", "higher", "judge's rating"),
     Metric("first_turn_rating", "rating of 1 to 10", "higher", "judge's rating, first turn"),

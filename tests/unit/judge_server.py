@@ -54,7 +54,7 @@ class Judge:
         said, tokens = self.prose(text), None
         if said is None and len(outputs) == 2:
             odds = self.log_odds(*outputs) - self.position_bias
-            second = 1 / (1 + math.exp(-odds))
+            second = 1 / (1 + math.exp(-max(-20.0, min(20.0, odds))))
             said = "M" if second > 0.5 else "m"
             if self.has_logprobs and body.get("logprobs"):
                 tokens = {"m": math.log(1 - second), "M": math.log(second), "I": -30.0}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from train.benchmarks.columns import OUTPUT_MEASURES, output_values
 from train.benchmarks.config import effective_limit
-from train.benchmarks.data_files import check_unique, column, find_file, read_rows
+from train.benchmarks.data_files import check_unique, column, read_rows
 from train.benchmarks.interface import Backend, Context, Output, Request
 from train.errors import DataError
 from train.items import HALVES, Items, half_of
@@ -27,26 +27,19 @@ from train.judges.asking import judged
 from train.judges.length_control import GamedBaselines, length_controlled_win_rate
 from train.metrics import MEASURES
 
-REFERENCES = {
-    1: ("reference_text_davinci_003.json", "alpaca_eval.json"),
-    2: ("reference_gpt4_1106_preview.json", "alpaca_eval_gpt4_baseline.json"),
-}
-_INSTRUCTIONS = ("eval_set.json", "alpaca_eval.json")
-_DIFFICULTY = ("lc_instruction_difficulty.csv", "instruction_difficulty.csv")
-_GAMED = ("lc_gamed_soft.csv", "df_gamed.csv")
-_COLUMNS = ("win_rate", "discrete_win_rate", "length_controlled_win_rate", "position_consistency", "unjudged_rate", *OUTPUT_MEASURES)
-
-
-def data_files(config: Any, folder: Path) -> list[Path]:
-    """What this benchmark reads, for its protocol's fingerprint."""
-    names = [_INSTRUCTIONS, REFERENCES[config.version], *([_DIFFICULTY, _GAMED] if config.length_control else [])]
-    return [find_file(folder, name, "AlpacaEval") for name in names]
+_COLUMNS = (
+    "win_rate",
+    "discrete_win_rate",
+    "length_controlled_win_rate",
+    "position_consistency",
+    "unjudged_rate",
+    *OUTPUT_MEASURES,
+)
 
 
 def make_benchmark(name: str, config: Any, context: Context) -> "AlpacaEval":
     """Reads and checks the files of `config.path`; DataError names what is wrong with which."""
-    folder = Path(config.path)
-    files = data_files(config, folder)
+    files = config.files(context.eval.data)
     rows, references = read_rows(files[0]), read_rows(files[1])
     instructions = column(rows, "instruction", files[0])
     check_unique(instructions, "instruction", files[0])
@@ -56,7 +49,8 @@ def make_benchmark(name: str, config: Any, context: Context) -> "AlpacaEval":
     unanswered = next((text for text in instructions if text not in answers), None)
     if unanswered is not None:
         raise DataError(
-            f"{files[1]} has no answer to {unanswered[:60]!r}", f"a reference for every row of {files[0].name}"
+            f"{files[1]} has no answer to {unanswered[:60]!r}",
+            f"a reference for every row of {files[0].name}",
         )
     length_control = _LengthControl.read(files[2], files[3]) if config.length_control else None
     return AlpacaEval(name, config, context, instructions, answers, length_control)
@@ -94,7 +88,11 @@ class AlpacaEval:
     def score(self, outputs: Mapping[str, Output], backend: Backend) -> Items:
         """Judged pairs. Raises JudgeError or ConfigError where the judge can't be used; answers are kept."""
         pairs = [
-            Pair(self._instructions[place], self._references[self._instructions[place]], outputs[str(place)].text)
+            Pair(
+                self._instructions[place],
+                self._references[self._instructions[place]],
+                outputs[str(place)].text,
+            )
             for place in self._places
         ]
         result = judged(self._context, self.name, questions(pairs), read_preference)
@@ -156,7 +154,9 @@ class _LengthControl:
         """Pseudo-values of each half's own fit; NaN where a pair has no verdict."""
         result = np.full(len(pairs), math.nan)
         for half in HALVES:
-            rows = [row for row in range(len(pairs)) if splits[row] == half and math.isfinite(preference[row])]
+            rows = [
+                row for row in range(len(pairs)) if splits[row] == half and math.isfinite(preference[row])
+            ]
             if len(rows) < 2:
                 continue
             fitted = length_controlled_win_rate(

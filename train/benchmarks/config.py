@@ -15,6 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from train.benchmarks.judged_config import (
+    JUDGED_KINDS,
+    AlpacaEvalConfig,
+    MtBenchConfig,
+    PosixConfig,
+    judge_identity,
+)
 from train.errors import ConfigError
 from train.fingerprint import protocol_fingerprint
 from train.metrics import MEASURES
@@ -48,7 +55,12 @@ class LmEvalConfig:
 
 
 # A kind of benchmark: its configuration, and the module with its `make_benchmark`.
-KINDS: dict[str, tuple[type, str]] = {"lm_eval": (LmEvalConfig, "train.benchmarks.lm_eval_tasks")}
+KINDS: dict[str, tuple[type, str]] = {
+    "lm_eval": (LmEvalConfig, "train.benchmarks.lm_eval_tasks"),
+    "alpaca_eval": (AlpacaEvalConfig, "train.benchmarks.alpaca_eval"),
+    "mt_bench": (MtBenchConfig, "train.benchmarks.mt_bench"),
+    "posix": (PosixConfig, "train.benchmarks.posix"),
+}
 
 
 def benchmark_configs(benchmarks: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,8 +101,9 @@ def protocols(config: Any, data_identity: Mapping[str, str]) -> dict[str, str]:
                 "config": {
                     key: value
                     for key, value in config_to_dict(benchmark).items()
-                    if key not in ("hub",) and value is not None
+                    if key not in ("hub", "path") and value is not None
                 },
+                **({"judge": judge_identity(config.judge)} if benchmark.kind in JUDGED_KINDS else {}),
                 "limit": effective_limit(benchmark, config.limit),
                 "add_bos": config.add_bos,
                 "half_seed": config.half_seed,

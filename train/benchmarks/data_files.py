@@ -50,7 +50,9 @@ def column(rows: Sequence[Mapping[str, Any]], name: str, path: Path) -> list[str
     for number, row in enumerate(rows, start=1):
         if not isinstance(row.get(name), str):
             found = ", ".join(map(str, row)) or "nothing"
-            raise DataError(f"{path}, row {number} has no text {name} (it has {found})", f"{name} in every row")
+            raise DataError(
+                f"{path}, row {number} has no text {name} (it has {found})", f"{name} in every row"
+            )
     return [row[name] for row in rows]
 
 

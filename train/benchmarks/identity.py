@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from train.benchmarks.config import benchmark_configs, protocols
+from train.benchmarks.judged_config import JUDGED_KINDS
 from train.config import EvalConfig
 from train.errors import ConfigError, DataError
 from train.identity import content_hashes
+from train.judges.config import check_judge
 
 # What a row of these data sets must have; rows of others are only parsed.
 _KEYS = {
@@ -30,7 +32,7 @@ def asked_protocols(config: EvalConfig, cache_folder: Path | None) -> dict[str, 
     identities = {
         name: _data_identity(config, name, benchmark, cache_folder)
         for name, benchmark in benchmark_configs(config.benchmarks).items()
-        if config.data is not None and benchmark.kind == "lm_eval"
+        if config.data is not None or benchmark.kind != "lm_eval"
     }
     return protocols(config, identities)
 
@@ -38,6 +40,8 @@ def asked_protocols(config: EvalConfig, cache_folder: Path | None) -> dict[str, 
 def check_benchmarks(config: EvalConfig) -> None:
     """UserError for what would fail after the training only: an extra that isn't installed, rows of wrong shape."""
     for name, benchmark in benchmark_configs(config.benchmarks).items():
+        if benchmark.kind in JUDGED_KINDS:
+            check_judge(name, config.judge)
         if benchmark.kind != "lm_eval":
             continue
         if importlib.util.find_spec("lm_eval") is None:
@@ -56,6 +60,10 @@ def check_benchmarks(config: EvalConfig) -> None:
 
 
 def _data_identity(config: EvalConfig, name: str, benchmark: Any, cache_folder: Path | None) -> str:
+    if benchmark.kind != "lm_eval":
+        files = benchmark.files(config.data)
+        hashes = content_hashes(files, cache_folder, DataError)
+        return hashlib.sha256(json.dumps([hashes[file] for file in files]).encode()).hexdigest()
     folder = _folder(config, name)
     for path in benchmark.hub:
         if not (folder / path).is_dir():

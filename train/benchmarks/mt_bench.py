@@ -1,19 +1,18 @@
 """MT-Bench as a benchmark: two turns, the second asked with the model's own first answer, each graded 1 to 10.
 
-    rating   mean over both turns of all questions; first_turn_rating and second_turn_rating apart. A question's
-             turns are one cluster and stay in one half.
+rating   mean over both turns of all questions; first_turn_rating and second_turn_rating apart. A question's
+         turns are one cluster and stay in one half.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from train.benchmarks.columns import OUTPUT_MEASURES, output_values
 from train.benchmarks.config import effective_limit
-from train.benchmarks.data_files import find_file, read_rows
+from train.benchmarks.data_files import read_rows
 from train.benchmarks.interface import Backend, Context, Output, Request
 from train.items import Items, half_of
 from train.judges.asking import judged
@@ -30,21 +29,11 @@ from train.judges.mt_bench import (
 from train.metrics import MEASURES
 
 _COLUMNS = ("rating", "first_turn_rating", "second_turn_rating", "unjudged_rate", *OUTPUT_MEASURES)
-_FILES = (
-    ("question.jsonl",),
-    ("reference_answer/gpt-4.jsonl", "reference_answer/gpt-4-0125-preview.jsonl"),
-    ("judge_prompts.jsonl", "../judge_prompts.jsonl"),
-)
-
-
-def data_files(config: Any, folder: Path) -> list[Path]:
-    """Questions, reference answers, judge's prompts, as FastChat publishes them."""
-    return [find_file(folder, names, "MT-Bench") for names in _FILES]
 
 
 def make_benchmark(name: str, config: Any, context: Context) -> "MtBench":
     """Reads and checks the files of `config.path`; DataError names what is wrong."""
-    rows, references, prompts = (read_rows(path) for path in data_files(config, Path(config.path)))
+    rows, references, prompts = (read_rows(path) for path in config.files(context.eval.data))
     return MtBench(name, config, context, make_dialogues(rows, references), make_prompts(prompts))
 
 
@@ -74,7 +63,10 @@ class MtBench:
                 messages: list[tuple[str, str]] = []
                 for earlier in range(turn):
                     answer = said[earlier]
-                    messages += [("user", dialogue.turns[earlier]), ("assistant", answer.text if answer else "")]
+                    messages += [
+                        ("user", dialogue.turns[earlier]),
+                        ("assistant", answer.text if answer else ""),
+                    ]
                 warm = self._config.category_temperatures
                 asked.append(
                     Request(
@@ -93,7 +85,10 @@ class MtBench:
             [outputs[_key(dialogue, turn)].text for turn in range(NUM_TURNS)] for dialogue in self._dialogues
         ]
         asked = questions(self._dialogues, answers, self._prompts, self._context.eval.judge.max_tokens)
-        grades = [math.nan if grade is None else grade for grade in judged(self._context, self.name, asked, read_grade).verdicts]
+        grades = [
+            math.nan if grade is None else grade
+            for grade in judged(self._context, self.name, asked, read_grade).verdicts
+        ]
         turns = [(dialogue, turn) for dialogue in self._dialogues for turn in range(NUM_TURNS)]
         rating = np.array(grades, dtype=float)
         turn_N = np.array([turn for _, turn in turns])
@@ -112,7 +107,8 @@ class MtBench:
             item_ids=tuple(_key(dialogue, turn) for dialogue, turn in turns),
             clusters=tuple(dialogue.question_id for dialogue, _ in turns),
             splits=tuple(
-                half_of(self.name, dialogue.question_id, self._context.eval.half_seed) for dialogue, _ in turns
+                half_of(self.name, dialogue.question_id, self._context.eval.half_seed)
+                for dialogue, _ in turns
             ),
             values=values,
             outputs=tuple(text for row in answers for text in row),

@@ -5,13 +5,12 @@ this needs a backend that holds one (HFBackend).
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from train.benchmarks.config import effective_limit
-from train.benchmarks.data_files import check_unique, column, find_file, read_rows
+from train.benchmarks.data_files import check_unique, column, read_rows
 from train.benchmarks.interface import Backend, Context, Output, Request
 from train.errors import ConfigError, DataError
 from train.items import Items, half_of
@@ -23,14 +22,9 @@ from train.sensitivity.variants import variants
 _COLUMNS = ("prompt_sensitivity", "empty_output_rate", "mean_output_tokens")
 
 
-def data_files(config: Any, folder: Path) -> list[Path]:
-    """The prompts, then a file for each further wording."""
-    return [find_file(folder, [name], "POSIX") for name in (config.prompts, *config.paraphrases)]
-
-
 def make_benchmark(name: str, config: Any, context: Context) -> "Posix":
     """Reads the prompts and makes their wordings; DataError or ConfigError names what is wrong."""
-    files = data_files(config, Path(config.path))
+    files = config.files(context.eval.data)
     rows = [read_rows(path) for path in files]
     texts = [column(each, config.column, path) for each, path in zip(rows, files, strict=True)]
     check_unique(texts[0], "prompt", files[0])
@@ -50,9 +44,7 @@ def make_benchmark(name: str, config: Any, context: Context) -> "Posix":
 class Posix:
     """See `train.benchmarks.interface.Benchmark`."""
 
-    def __init__(
-        self, name: str, config: Any, context: Context, sets: Mapping[str, Sequence[str]]
-    ) -> None:
+    def __init__(self, name: str, config: Any, context: Context, sets: Mapping[str, Sequence[str]]) -> None:
         self.name, self.protocol = name, context.protocol
         self._config, self._context, self._sets = config, context, sets
 
@@ -64,7 +56,9 @@ class Posix:
         """psi of every set."""
         scored = [self._score_set(wordings, backend) for wordings in self._sets.values()]
         end_id = _model_of(backend).tokenizer.eos_token_id
-        written = [[[token for token in answer if token != end_id] for answer in each.answers] for each in scored]
+        written = [
+            [[token for token in answer if token != end_id] for answer in each.answers] for each in scored
+        ]
         values = {
             "prompt_sensitivity": [
                 prompt_sensitivity(
@@ -76,7 +70,9 @@ class Posix:
                 for each in scored
             ],
             "empty_output_rate": [float(np.mean([not answer for answer in answers])) for answers in written],
-            "mean_output_tokens": [float(np.mean([len(answer) for answer in answers])) for answers in written],
+            "mean_output_tokens": [
+                float(np.mean([len(answer) for answer in answers])) for answers in written
+            ],
         }
         keys = tuple(self._sets)
         return Items(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from train.errors import ConfigError
 from train.judges.config import JudgeConfig
 from train.judges.endpoint import Endpoint, Question, Reply
 from train.judges.panel import Judgements, estimate, judge
@@ -21,14 +20,6 @@ def judged(
 ) -> Judgements[Verdict]:
     """Verdicts of the judge of `context`; see `train.judges.panel.judge` for the errors."""
     config: JudgeConfig = context.eval.judge
-    if not config.model:
-        raise ConfigError(
-            f"the benchmark {name} needs a judge", "an OpenAI-compatible endpoint", "say eval.judge.model=... and eval.judge.base_url=..."
-        )
-    try:
-        import httpx  # noqa: F401
-    except ImportError:
-        raise ConfigError("a judge needs httpx, which isn't here", "the extra eval", "pip install -e '.[eval]'") from None
     folder = (context.cache_folder or Path(context.run_folder or ".")) / FOLDER
     endpoint = Endpoint(config, folder)
     try:

@@ -1,5 +1,6 @@
-"""Which judge, asked how, at what price. Standard library only."""
+"""Which judge, asked how, at what price. Standard library only: planning checks it."""
 
+import importlib.util
 import os
 from dataclasses import dataclass
 
@@ -53,6 +54,23 @@ class JudgeConfig:
             prompt_tokens * self.price_per_million_prompt_tokens
             + completion_tokens * self.price_per_million_completion_tokens
         ) / 1e6
+
+
+def check_judge(benchmark: str, config: JudgeConfig) -> None:
+    """What would fail after the training only: ConfigError where there is no judge, no key or no client."""
+    if not config.model:
+        raise ConfigError(
+            f"eval.benchmarks.{benchmark} needs a judge",
+            "an OpenAI-compatible endpoint",
+            "say eval.judge.model=NAME and eval.judge.base_url=http://HOST:PORT/v1",
+        )
+    if importlib.util.find_spec("httpx") is None:
+        raise ConfigError(
+            f"eval.benchmarks.{benchmark} needs httpx, which isn't installed",
+            "the extra eval",
+            "pip install -e '.[eval]'",
+        )
+    api_key(config)
 
 
 def api_key(config: JudgeConfig) -> str | None:
