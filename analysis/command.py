@@ -41,6 +41,7 @@ Also
   publish=wandb             send what W&B lacks, then tables, heat map, artifacts, a workspace and a Report
   publish=wandb-weights     the same, and the kept weights of the region's runs as model artifacts
   publish=optuna-dashboard  write report/optuna.db, to be opened by optuna-dashboard
+  publish=optuna:TARGET     the same elsewhere: a file (.db, .log for a journal) or postgresql://user@host/database
   from=published            the published grid of Weighted Instruction Tuning, 525 runs, by the same analysis
   from=wandb:ENTITY/PROJECT/GROUP   instead of +grid=NAME: make the report from W&B alone, without the ledger
   Published again, everything is changed in place.
@@ -64,7 +65,7 @@ class Request:
     arguments: Arguments
     settings: Mapping[str, Any]
     help: bool = False
-    publish: str = ""  # wandb, wandb-weights, optuna-dashboard or nothing
+    publish: str = ""  # wandb, wandb-weights, optuna-dashboard, optuna:TARGET or nothing
     source: str = ""  # wandb:entity/project/group instead of the ledger
 
 
@@ -85,8 +86,13 @@ def parse_request(argv: Sequence[str]) -> Request:
 
 def _check_places(said: Mapping[str, str]) -> None:
     """UserError for a place that can't be published to or read from."""
-    if said.get("publish", "wandb") not in ("wandb", "wandb-weights", "optuna-dashboard"):
-        expected = "wandb, wandb-weights or optuna-dashboard"
+    place, _, target = said.get("publish", "wandb").partition(":")
+    if place == "optuna":
+        from analysis.search.storages import check_target
+
+        check_target(target)
+    elif said.get("publish", "wandb") not in ("wandb", "wandb-weights", "optuna-dashboard"):
+        expected = "wandb, wandb-weights, optuna-dashboard or optuna:TARGET"
         raise UserError(f"publish={said['publish']}", expected, "say publish=wandb")
     if said.get("from", "published") != "published":
         from analysis.from_wandb import split_source
@@ -156,10 +162,15 @@ def _published(
             tracking = table.plan.runs[0].config.tracking
         runs = folder.root / ".runs" if request.publish == "wandb-weights" else None
         return "\n" + publish_wandb(table, report, rows, tracking, runs)
-    if request.publish == "optuna-dashboard":
+    if request.publish.startswith("optuna"):
         from analysis.publish_optuna import publish_optuna
 
-        return "\n" + publish_optuna(table, report.studies, folder.report)
+        return "\n" + publish_optuna(
+            table,
+            report.studies,
+            folder.report,
+            request.publish.removeprefix("optuna-dashboard").partition(":")[2],
+        )
     return ""
 
 

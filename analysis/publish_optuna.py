@@ -1,16 +1,16 @@
-"""A sweep as Optuna studies in one SQLite file, for `optuna-dashboard`: a view, written anew each time.
+"""A sweep as Optuna studies in a file or a database, for `optuna-dashboard`: a view, written anew each time.
 
 One study per plane, one trial per cell and seed. A cell that an alias answers is a trial, too, and says so:
 otherwise the dashboard's contour would have holes where the grid has none.
 """
 
 import datetime
-import os
-import secrets
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
 
+from analysis.search.storages import SWEEP, export
 from analysis.study import Study
 from analysis.table import Table
 from sweep.spec import PlannedCell
@@ -18,33 +18,32 @@ from sweep.spec import PlannedCell
 FILE_NAME = "optuna.db"
 
 
-def publish_optuna(table: Table, studies: tuple[Study, ...], folder: Path) -> str:
-    """Write the file and return what to print."""
-    import optuna
+def publish_optuna(table: Table, studies: tuple[Study, ...], folder: Path, target: str = "") -> str:
+    """Write the studies and return what to print. target: see `analysis.search.storages`; "" is optuna.db."""
+    owner = owner_of(table)
+    names = [_study_name(table, study) for study in studies]
 
-    path = folder / FILE_NAME
-    temporary = folder / f".{FILE_NAME}.{secrets.token_hex(6)}.tmp"
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
-        for study in studies:
-            _write_study(storage, table, study)
-        storage.engine.dispose()
-        os.replace(temporary, path)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-        temporary.unlink(missing_ok=True)
-    return (
-        f"optuna: {path}\nlook at it: optuna-dashboard sqlite:///{path}   (pip install 'weight-sweep[dash]')"
-    )
+    def fill(storage: Any) -> None:
+        for study, name in zip(studies, names, strict=True):
+            _write_study(storage, table, study, name, owner)
+
+    return export(target or str(folder / FILE_NAME), owner, names, fill)
 
 
-def _write_study(storage: Any, table: Table, study: Study) -> None:
-    import optuna
+def owner_of(table: Table) -> str:
+    """Whose a study is: the sweep's name, and the models and data that it is about."""
+    about = " ".join(sorted(base.fingerprint for base in table.plan.bases))
+    return f"{table.plan.name} {hashlib.sha256(about.encode()).hexdigest()[:12]}"
 
+
+def _study_name(table: Table, study: Study) -> str:
     model, dataset, settings = study.group
-    name = " ".join([table.plan.name, model, dataset, *(f"{key}={value}" for key, value in settings)])
+    return " ".join([table.plan.name, model, dataset, *(f"{key}={value}" for key, value in settings)])
+
+
+def _write_study(storage: Any, table: Table, study: Study, name: str, owner: str) -> None:
+    import optuna
+
     metric = study.chosen.metric
     written = optuna.create_study(
         storage=storage, study_name=name, direction="maximize" if metric.better == "higher" else "minimize"
@@ -53,6 +52,7 @@ def _write_study(storage: Any, table: Table, study: Study) -> None:
         warnings.simplefilter("ignore")
         written.set_metric_names([metric.name])
     written.set_user_attr("unit", metric.unit)
+    written.set_user_attr(SWEEP, owner)
     planned = table.cells_by_group[study.group]
     distributions = {
         key: optuna.distributions.CategoricalDistribution(
