@@ -71,7 +71,7 @@ def split_source(source: str) -> tuple[str, str, str]:
 
 def _runs(entity: str, project: str, group: str) -> list[Any]:
     """All of them, configuration and summary included; UserError in one line if W&B doesn't answer."""
-    from train.tracking import one_line
+    from train.tracking_values import one_line
     from train.tracking_wandb import set_environment
 
     set_environment()

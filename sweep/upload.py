@@ -8,8 +8,8 @@ from typing import Any
 
 from sweep.ledger import Ledger
 from sweep.spec import RunSpec, Status
+from train.mirror import EventReader
 from train.record import RunRecord
-from train.tracking import EventReader
 from train.tracking_values import STEP, SWEEP_TAG, Asked, MirroredRun, mirrored_run
 from train.tracking_wandb import end_run, start_run
 

@@ -1,23 +1,28 @@
 """A mirror of a run, such as W&B. The record is the truth: nothing here may stop, slow or block a run.
 
-A mirror is a thread that reads the run's own events.jsonl and repeats its lines to a *sink* (W&B, trackio).
-Training never speaks to a sink: it only writes its file, as it does without any mirror. What a sink hears is
-what is on disk, so a mirror that starts late, resumes, or comes back after its server did, catches up by
-reading. Rejected: logging from the training loop (a client that blocks, blocks training) and a queue (lost
-with the process, while the file isn't).
+The mirror is a process of its own (`train.mirror`), one for all the runs that a worker trains one after another.
+What a run says to it is that it begins and that it ends; the rest the mirror reads from the run's folder.
 """
 
+import contextlib
+import dataclasses
 import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from train.config import RunConfig
-from train.record import RunRecord
-from train.tracking_values import MirroredRun
+from train.record import RunRecord, record_to_dict
+from train.secrets import scrub
+from train.tracking_values import MirroredRun, one_line
 
-POLL_S = 0.75  # with the sinks' own flushing below one second in all: what a SIGKILL may cost a mirror
 WAIT_S, SERVER_WAIT_S = 30.0, 10.0  # at most, at the end of a run: for a mirror on disk, for one on a server
 
 
@@ -44,135 +49,165 @@ class NullTracker:
         return ""
 
 
-class Sink(Protocol):
-    """One place that shows runs. Any call may raise, and may take for ever."""
+class MirrorProcess:
+    """A running `train.mirror`, or what a test starts in its place. Raises OSError if it can't be started.
 
-    def open(self) -> int:
-        """Connect; the last step that is there already, 0 for none."""
-        ...
+    Two threads wait at its pipes, so that no run ever waits for a mirror that hangs.
+    """
 
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """One step's numbers, steps ascending."""
-        ...
-
-    def close(self, record: RunRecord | None) -> str:
-        """The final numbers, then the end; what was lost, as `Tracker.finish` says it."""
-        ...
-
-
-class EventReader:
-    """The steps of an events.jsonl in order, each once; a half-written last line is read when it is whole."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._position, self._rest = path, 0, b""
-
-    def new(self) -> list[dict[str, Any]]:
-        """What was written since the last call. A step is a line with a whole number under "step"."""
+    def __init__(self, command: Sequence[str] = ()) -> None:
+        self.owner, self.is_over, self._end = os.getpid(), False, ""
+        # what W&B prints: its last words, if it dies
+        self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `_last_words` closes it
         try:
-            with open(self.path, "rb") as stream:
-                stream.seek(self._position)
-                content = stream.read()
-        except FileNotFoundError:
-            return []
-        self._position += len(content)
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        return [event for line in lines if (event := _event(line)) is not None]
+            self._process = subprocess.Popen(
+                command or [sys.executable, "-P", "-m", "train.mirror", str(self.owner)],
+                env=os.environ | {"PYTHONPATH": _with_checkout(os.environ.get("PYTHONPATH", ""))},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._words,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError:
+            self._words.close()
+            raise
+        self._requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._runs: dict[int, RunMirror] = {}
+        self._num_runs = 0
+        for work in (self._write, self._read):
+            threading.Thread(target=work, name="mirror", daemon=True).start()
+
+    def open(self, request: Mapping[str, Any], wait_s: float) -> "RunMirror":
+        """Begin to mirror a run; returns at once."""
+        self._num_runs += 1
+        run = self._runs[self._num_runs] = RunMirror(self, self._num_runs, wait_s)
+        self.send({"run": self._num_runs, "open": request})
+        if self.is_over:  # since the caller looked
+            run.close(self._end)
+        return run
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Returns at once."""
+        self._requests.put(json.dumps(request).encode() + b"\n")
+
+    def forget(self, run: int) -> None:
+        """Nobody waits for this run any more."""
+        self._runs.pop(run, None)
+
+    def close(self) -> None:
+        """Let it end; what runs asked of it before is still sent."""
+        self._requests.put(b"")
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError), cast(FileIO, self._process.stdin) as stream:  # `_read` sees it end
+            while request := self._requests.get():
+                while request:  # a signal may cut a write short
+                    request = request[stream.write(request) :]
+
+    def _read(self) -> None:
+        rest = b""
+        with cast(FileIO, self._process.stdout) as stream:
+            while content := stream.read(65536):
+                *lines, rest = (rest + content).split(b"\n")
+                for line in lines:
+                    with contextlib.suppress(ValueError):  # not ours: somebody prints when Python starts
+                        self._hear(json.loads(line))
+        self._end = self._last_words()
+        self.is_over = True
+        for run in list(self._runs.values()):
+            run.close(self._end)
+
+    def _hear(self, answer: Mapping[str, Any]) -> None:
+        run = self._runs.get(answer["run"])
+        if run is not None and "say" in answer:
+            print(scrub(answer["say"]), flush=True)
+        elif run is not None:
+            run.close(scrub(answer["lack"]))
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        with self._words as stream:
+            stream.seek(0)
+            lines = stream.read().decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return f"its process ended with exit code {code}{': ' if last else ''}{scrub(last)[:200]}"
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("step"), int) else None
+class RunMirror:
+    """The tracker of one run: a number in its worker's mirror process."""
 
-
-class Mirror:
-    """Repeats events.jsonl to the first of some sinks that opens, in a thread of its own."""
-
-    def __init__(self, sinks: Sequence[Callable[[], Sink]], events: Path, wait_s: float = WAIT_S) -> None:
-        self._sinks, self._events, self._wait_s = sinks, events, wait_s
-        self._has_begun, self._is_over, self._is_closed = (
-            threading.Event(),
-            threading.Event(),
-            threading.Event(),
-        )
-        self._record: RunRecord | None = None
-        self._lack = ""
-        threading.Thread(target=self._work, name="mirror", daemon=True).start()
+    def __init__(self, process: MirrorProcess, run: int, wait_s: float) -> None:
+        self._process, self._run, self._wait_s = process, run, wait_s
+        self._has_begun, self._is_closed, self._lack = False, threading.Event(), ""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """From its first step on the file is this attempt's: cut to its checkpoint, then only growing."""
-        self._has_begun.set()
+        if not self._has_begun:
+            self._has_begun = True
+            self._process.send({"run": self._run, "begin": True})
+
+    def close(self, lack: str) -> None:
+        """The mirror is done, and lacks this."""
+        self._lack = lack
+        self._is_closed.set()
 
     def finish(self, record: RunRecord | None) -> str:
         """Wait a moment for the mirror; a mirror that doesn't end is left to itself."""
-        self._record = record
-        self._has_begun.set()
-        self._is_over.set()
+        values = None if record is None else record_to_dict(record)
+        self._process.send({"run": self._run, "finish": values})
         if not self._is_closed.wait(self._wait_s):
             self._lack = f"it did not end within {self._wait_s:g} s"
-        if not self._lack:
-            return ""
-        lack = f"the mirror of this run is incomplete: {self._lack}; events.jsonl and record.json have it all"
-        print(lack, flush=True)
-        return lack
+        self._process.forget(self._run)
+        return lacking(self._lack)
 
-    def _work(self) -> None:
-        try:
-            self._lack = self._repeat()
-        except Exception as error:  # a sink may break in any way
-            self._lack = one_line(error)
-        self._is_closed.set()
 
-    def _repeat(self) -> str:
-        sink, last = self._open()
-        reader, is_over = EventReader(self._events), False
-        while not is_over:
-            is_over = self._is_over.wait(POLL_S)
-            if not self._has_begun.is_set():
-                continue
-            for event in reader.new():
-                if event["step"] > last:
-                    last = event["step"]
-                    sink.log(last, {key: value for key, value in event.items() if key != "step"})
-        return sink.close(self._record)
-
-    def _open(self) -> tuple[Sink, int]:
-        """The first sink that opens; the last one's failure is raised."""
-        *others, last = self._sinks
-        for make in others:
-            try:
-                sink = make()
-                return sink, sink.open()
-            except Exception as error:
-                print(f"training goes on without it: {one_line(error)}", flush=True)
-        sink = last()
-        return sink, sink.open()
+_process: MirrorProcess | None = None
 
 
 def start_tracker(config: RunConfig, mirrored: MirroredRun, folder: Path) -> Tracker:
-    """The tracker the configuration asks for. Returns at once: the mirror's thread does all that is slow."""
-    events = folder / "events.jsonl"
-    if config.tracking.mode == "trackio":
-        from train.tracking_trackio import TrackioSink
-
-        return Mirror([lambda: TrackioSink(mirrored)], events)
-    if config.tracking.mode == "none":
+    """The tracker the configuration asks for. Returns at once: the mirror's process does all that is slow."""
+    global _process
+    mode = config.tracking.mode
+    if mode == "none":
         return NullTracker()
-    from train.tracking_wandb import Mode, WandbSink, is_server_trusted
+    request = {
+        "mode": mode,
+        "folder": str(folder.absolute()),
+        "mirrored": dataclasses.asdict(mirrored),
+        "gpu_pid": os.getpid() if _has_gpu() else None,
+    }
+    try:
+        if _process is None or _process.is_over or _process.owner != os.getpid():
+            _process = MirrorProcess()
+    except OSError as error:
+        return _LackingTracker(f"its process could not be started: {one_line(error)}")
+    return _process.open(request, SERVER_WAIT_S if mode == "wandb" else WAIT_S)
 
-    modes: list[Mode] = (
-        ["online", "offline"] if config.tracking.mode == "wandb" and is_server_trusted() else ["offline"]
-    )
-    return Mirror(
-        [lambda mode=mode: WandbSink(mirrored, folder, mode) for mode in modes],
-        events,
-        SERVER_WAIT_S if "online" in modes else WAIT_S,
-    )
+
+class _LackingTracker(NullTracker):
+    """A mirror that could not be."""
+
+    def __init__(self, lack: str) -> None:
+        self._lack = lack
+
+    def finish(self, record: RunRecord | None) -> str:
+        return lacking(self._lack)
 
 
-def one_line(error: BaseException) -> str:
-    """An error in one line, its type included where the message is short."""
-    text = " ".join(str(error).split())
-    return text[:300] if len(text) > 20 else f"{type(error).__name__}: {text}"
+def lacking(lack: str) -> str:
+    """What is said, and printed, of a mirror that lacks something; "" of one that doesn't."""
+    if not lack:
+        return ""
+    line = f"the mirror of this run is incomplete: {lack}; events.jsonl and record.json have it all"
+    print(line, flush=True)
+    return line
+
+
+def _has_gpu() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
+
+
+def _with_checkout(paths: str) -> str:
+    return os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), paths]))

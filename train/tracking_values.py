@@ -70,6 +70,12 @@ def mirrored_run(
     )
 
 
+def one_line(error: BaseException) -> str:
+    """An error in one line, its type included where the message is short."""
+    text = " ".join(str(error).split())
+    return text[:300] if len(text) > 20 else f"{type(error).__name__}: {text}"
+
+
 def objective_name(config: RunConfig) -> str:
     """What the two weights amount to, in the literature's words."""
     weights = config.objective.prompt_weight, config.objective.response_weight

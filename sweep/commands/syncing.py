@@ -26,8 +26,7 @@ from sweep.spec import Plan, RunSpec, Status
 from sweep.upload import News, is_confirmed, mirrored_for_sync, news_of, upload
 from train.errors import UserError
 from train.files import only_one, read_json, write_json_atomic
-from train.tracking import one_line
-from train.tracking_values import Asked
+from train.tracking_values import Asked, one_line
 from train.tracking_wandb import explained, mark_synced, set_environment
 
 MIN_INTERVAL_S = 0.1  # between the beginnings of two uploads: at most 10 new runs a second

@@ -1,49 +1,151 @@
-"""What W&B costs: CPU of 39 offline runs in two workers; the slow-down of a run of 60 s, offline and online.
+"""What W&B costs: the wall time of a real run of a minute, with and without; CPU of 39 offline runs in two workers.
 
-    PYTHONPATH=.:tests/integration python tests/bench/bench_wandb.py [seconds]
+    PYTHONPATH=.:tests/integration python tests/bench/bench_wandb.py pair|pair_on_one_core [MODE]
+    PYTHONPATH=.:tests/integration python tests/bench/bench_wandb.py many
 
-Runs are toys that write what a real run writes: 250 steps (wit_5x5's) of ten numbers, or 60 s of 20 ms steps.
-The slow-down is an upper bound that the load of the machine can't hide in: the time the training thread spent
-in its tracker, plus the CPU of every other thread of its process, as if it had been taken from the run; and
-the same plus the CPU of wandb-core, which has a core of its own where there is one. It is that of a worker's
-second run; what the first one pays, the import of wandb and the start of wandb-core, is said apart.
-Results: tests/bench/results/.
+A pair is the embedded experiment twice, without a mirror and with tracking=MODE (wandb_offline), in turns first;
+each call measures one pair and adds it to the result file. The runs have 2,464 steps of 20 ms: many points for
+their time, as a mirror costs by the point. Wall time is that of the command, start of Python and W&B's end included;
+CPU is that of the mirror and wandb-core, who end with the run and are waited for. On one core, everything they take
+is taken from the run. A pair during which the rest of the machine took more than MAX_OTHERS of a core over any
+WINDOW_S is given up and only counted. `many`: toys that write what a real run writes, 250 steps (wit_5x5's) of ten
+numbers. Results: tests/bench/results/.
 """
 
+import ctypes
 import json
+import math
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
+from scipy import stats
+
+PROJECT = Path(__file__).resolve().parents[2]
+RUN = (
+    "objective.prompt_weight=0",
+    "objective.response_weight=1",
+    "seed=0",
+    "train.epochs=44",
+    "eval=likelihood",
+)
 NUM_RUNS, NUM_WORKERS, STEPS_OF_A_RUN = 39, 2, 250
 NAMES = {"model_identity": "m", "dataset_identity": "d"}
+LIMITS = {"percent": 2, "cpu_s_per_run": 1.5, "cpu_s_39_runs": 30}
+MAX_OTHERS, WINDOW_S = 0.15, 6.0
+_BECOME_PARENT_OF_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER
 
 
-def descendants(pid: int) -> list[int]:
-    """The living processes below one."""
-    children: list[int] = []
+class Disturbed(Exception):
+    """Somebody else needed the machine."""
+
+
+def busy_s() -> float:
+    """CPU seconds of the whole machine since it started."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    user, nice, system, _, _, irq, softirq, steal = fields[:8]
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def our_cpu_s() -> float:
+    """CPU seconds of every living process below us."""
+    found: dict[int, tuple[int, float]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(")", 1)[1].split()
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError:
             continue
-        if int(fields[1]) == pid:
-            children += [int(path.parent.name), *descendants(int(path.parent.name))]
-    return children
+        used = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        found[int(path.parent.name)] = int(fields[1]), used
+
+    def is_ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in found and is_ours(found[pid][0]))
+
+    return sum(used for pid, (_, used) in found.items() if is_ours(pid))
 
 
-def cpu_s(pid: int) -> float:
-    """CPU of one process, its waited-for children included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+def wait_undisturbed(process: subprocess.Popen) -> None:
+    """Until it ends. Raises Disturbed, having ended it, if the rest of the machine is busy."""
+    busy, ours, since = busy_s(), our_cpu_s(), time.perf_counter()
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.05)
+        if time.perf_counter() - since < WINDOW_S:
+            continue
+        others = (busy_s() - busy - our_cpu_s() + ours) / (time.perf_counter() - since)
+        if others > MAX_OTHERS:
+            process.kill()
+            os.wait4(process.pid, 0)
+            wait_for_orphans()
+            raise Disturbed(f"{others:.2f} of a core")
+        busy, ours, since = busy_s(), our_cpu_s(), time.perf_counter()
 
 
-def one_run(folder: Path, mode: str, seed: int, num_steps: int, step_s: float) -> float:
-    """A run of steps that take `step_s`; the seconds its training thread spent in the tracker."""
+def wait_for_orphans() -> float:
+    """CPU seconds of every process below us that nobody waited for."""
+    total_s = 0.0
+    while True:
+        try:
+            _, _, usage = os.wait4(-1, 0)
+        except ChildProcessError:
+            return total_s
+        total_s += usage.ru_utime + usage.ru_stime
+
+
+def real_run(mode: str, cores: set[int]) -> dict[str, float]:
+    """One run by hand, as a user starts it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "train", *RUN, f"tracking={mode}", f"output={folder}/run"]
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+        wait_undisturbed(process)
+        _, code, usage = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - started
+        process.returncode = code
+        assert code == 0, code
+        mirror_cpu_s = wait_for_orphans()
+        record = json.loads(Path(folder, "run", "record.json").read_text())
+        assert "mirror" not in record["environment"], record["environment"]
+        return {
+            "wall_s": wall_s,
+            "training_s": record["training_s"],
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "mirror_and_core_cpu_s": mirror_cpu_s,
+        }
+
+
+def measure_pair(mode: str, cores: set[int], is_mirrored_first: bool) -> dict[str, Any]:
+    """Both runs of a pair, one after the other."""
+    modes = [mode, "none"] if is_mirrored_first else ["none", mode]
+    load = os.getloadavg()[0]
+    found = {name: real_run(name, cores) for name in modes}
+    return {"first": modes[0], "load_before": load, "none": found["none"], "mirrored": found[mode]}
+
+
+def slow_down(pairs: list[dict[str, Any]], key: str = "wall_s") -> dict[str, Any]:
+    """Mean of the ratios (geometric) as a percentage, with its 95 % interval by Student's t over pairs."""
+    logs = [math.log(pair["mirrored"][key] / pair["none"][key]) for pair in pairs]
+    percent = [100 * math.expm1(fmean(logs))]
+    if len(logs) > 1:
+        reach = float(stats.t.ppf(0.975, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+        percent += [100 * math.expm1(fmean(logs) + sign * reach) for sign in (-1, 1)]
+    return {"mean_percent": round(percent[0], 2), "interval_95_percent": [round(x, 2) for x in percent[1:]]}
+
+
+def toy_run(folder: Path, mode: str, seed: int) -> None:
+    """A run that computes nothing and writes what a real one writes."""
     from toy_mirror import mirrored_plan
 
     from train.record import RunRecord
@@ -52,116 +154,75 @@ def one_run(folder: Path, mode: str, seed: int, num_steps: int, step_s: float) -
 
     spec = mirrored_plan(seed + 1, mode).runs[seed]
     folder.mkdir(parents=True)
-    clock = time.perf_counter
-    started = clock()
-    tracker = start_tracker(
-        spec.config, mirrored_run(spec.config, spec.run_id, spec.fingerprint, NAMES, None, Asked()), folder
-    )
-    in_tracker = clock() - started
+    mirrored = mirrored_run(spec.config, spec.run_id, spec.fingerprint, NAMES, None, Asked())
+    tracker = start_tracker(spec.config, mirrored, folder)
     with open(folder / "events.jsonl", "w", buffering=1) as stream:
-        for step in range(1, num_steps + 1):
-            time.sleep(step_s)
+        for step in range(1, STEPS_OF_A_RUN + 1):
+            time.sleep(0.004)
             event = {"step": step, **{f"number_{index}": step / (index + 1) for index in range(9)}}
             stream.write(json.dumps(event) + "\n")
-            started = clock()
             tracker.log(step, event)
-            in_tracker += clock() - started
-    record = RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="finished", stage="sft")
-    started = clock()
-    lost = tracker.finish(record)
-    assert not lost, lost
-    return in_tracker + clock() - started
-
-
-def _cpu() -> dict[str, float]:
-    """CPU so far: of this process, of its main thread, of wandb-core."""
-    core_s = sum(map(cpu_s, descendants(os.getpid())))
-    return {"process_s": time.process_time(), "main_thread_s": time.thread_time(), "core_s": core_s}
-
-
-def worker(root: str, mode: str, seeds: list[int], num_steps: int, step_s: float, results) -> None:
-    """Several runs in one process; its numbers. With `step_s` a short run first: what a worker pays once."""
-    before = {"process_s": 0.0, "main_thread_s": 0.0, "core_s": 0.0}
-    if step_s >= 0.02:
-        one_run(Path(root) / f"{mode}-first", mode, 1, 20, 0.01)
-        before = _cpu()
-    wall, in_tracker = time.perf_counter(), 0.0
-    for seed in seeds:
-        in_tracker += one_run(Path(root) / f"{mode}-{seed}", mode, seed, num_steps, step_s)
-    after = _cpu()
-    once = before["process_s"] - before["main_thread_s"] + before["core_s"]
-    results.put(
-        {key: after[key] - before[key] for key in after}
-        | {"wall_s": time.perf_counter() - wall, "in_tracker_s": in_tracker, "once_s": once}
+    lack = tracker.finish(
+        RunRecord(run_id=spec.run_id, fingerprint=spec.fingerprint, outcome="finished", stage="sft")
     )
+    assert not lack, lack
 
 
-def measure(
-    root: str, mode: str, shares: list[list[int]], num_steps: int, step_s: float
-) -> list[dict[str, float]]:
-    """Workers side by side."""
+def toy_worker(root: str, mode: str, seeds: list[int]) -> None:
+    """Several runs in one process."""
+    for seed in seeds:
+        toy_run(Path(root, f"{mode}-{seed}"), mode, seed)
+
+
+def cpu_of_many(mode: str) -> float:
+    """CPU seconds of two workers side by side and everything they start."""
     context = get_context("spawn")
-    results = context.Queue()
-    processes = [
-        context.Process(target=worker, args=(root, mode, share, num_steps, step_s, results))
-        for share in shares
-    ]
-    for process in processes:
-        process.start()
-    found = [results.get() for _ in processes]
-    for process in processes:
-        process.join()
-    return found
+    with tempfile.TemporaryDirectory() as root:
+        workers = [
+            context.Process(target=toy_worker, args=(root, mode, list(range(first, NUM_RUNS, NUM_WORKERS))))
+            for first in range(NUM_WORKERS)
+        ]
+        before = os.times()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+            assert worker.exitcode == 0
+        after = os.times()
+        waited_s = after.children_user + after.children_system - before.children_user - before.children_system
+        return waited_s + wait_for_orphans()
 
 
-def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    from wandb_server import WandbServer
-
-    shares = [list(range(index, NUM_RUNS, NUM_WORKERS)) for index in range(NUM_WORKERS)]
-    with tempfile.TemporaryDirectory() as root, WandbServer() as server:
-        os.environ.update(server.variables)
-        many = {
-            mode: measure(root, mode, shares, STEPS_OF_A_RUN, 0.001) for mode in ("none", "wandb_offline")
-        }
-        long = {
-            mode: measure(f"{root}/long", mode, [[0]], int(seconds / 0.02), 0.02)[0]
-            for mode in ("wandb_offline", "wandb")
-        }
-    total = {mode: sum(item["process_s"] + item["core_s"] for item in found) for mode, found in many.items()}
-    extra = total["wandb_offline"] - total["none"]
-    result = {
-        "what": "CPU of W&B over 39 offline runs in 2 workers; upper bound of the slow-down of a long run",
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "cpu_s_39_runs": round(extra, 2),
-        "cpu_s_per_run": round(extra / NUM_RUNS, 3),
-        "limit_cpu_s_39_runs": 30,
-        "limit_cpu_s_per_run": 1.5,
-    }
-    for mode, item in long.items():
-        others = item["process_s"] - item["main_thread_s"]
-        slow = item["in_tracker_s"] + others + item["core_s"]
-        result[f"long_{mode}"] = {
-            "wall_s": round(item["wall_s"], 1),
-            "in_tracker_s": round(item["in_tracker_s"], 3),
-            "other_threads_cpu_s": round(others, 3),
-            "wandb_core_cpu_s": round(item["core_s"], 3),
-            "once_per_worker_cpu_s": round(item["once_s"], 3),
-            "slow_down_by_its_process_percent": round(
-                100 * (item["in_tracker_s"] + others) / item["wall_s"], 2
+def main(what: str, mode: str = "wandb_offline") -> None:
+    ctypes.CDLL(None).prctl(_BECOME_PARENT_OF_ORPHANS, 1, 0, 0, 0)
+    path = Path(__file__).parent / "results" / f"wandb_{platform.machine()}_{os.cpu_count()}cores.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    result |= {"limits": LIMITS, "cores": os.cpu_count(), "python": platform.python_version()}
+    result["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+    if what == "many":
+        extra_s = cpu_of_many("wandb_offline") - cpu_of_many("none")
+        result["many"] = {"cpu_s_39_runs": round(extra_s, 2), "cpu_s_per_run": round(extra_s / NUM_RUNS, 3)}
+    else:
+        cores = {min(os.sched_getaffinity(0))} if what == "pair_on_one_core" else os.sched_getaffinity(0)
+        entry = result.setdefault(
+            f"{mode}_on_{len(cores)}_{'core' if len(cores) == 1 else 'cores'}", {"pairs": []}
+        )
+        try:
+            entry["pairs"].append(measure_pair(mode, cores, len(entry["pairs"]) % 2 == 1))
+        except Disturbed as error:
+            entry["num_disturbed"] = entry.get("num_disturbed", 0) + 1
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            sys.exit(f"disturbed: {error}")
+        entry |= {
+            "wall": slow_down(entry["pairs"]),
+            "training": slow_down(entry["pairs"], "training_s"),
+            "mirror_and_core_cpu_s": round(
+                fmean(pair["mirrored"]["mirror_and_core_cpu_s"] for pair in entry["pairs"]), 2
             ),
-            "slow_down_if_wandb_core_shares_its_core_percent": round(100 * slow / item["wall_s"], 2),
-            "limit_percent": 2,
         }
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    path = Path(__file__).parent / "results" / f"wandb_{platform.machine()}_{os.cpu_count()}cores_{date}.json"
-    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path.read_text())
+    print(json.dumps(result | {"pairs": "..."}, indent=1)[-3000:])
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from commands import PROJECT, run_command
@@ -65,15 +65,22 @@ def toy_run(folder: Path, mode: str, num_steps: int = 30, **variables: str) -> t
     return json.loads((folder / "record.json").read_text()), result.stdout + result.stderr
 
 
-def toy_run_killed(folder: Path, mode: str, num_steps: int, **variables: str) -> None:
-    """Start a long toy run and SIGKILL it once it has done so many steps more than its checkpoint."""
+def toy_run_killed(
+    folder: Path, mode: str, num_steps: int, is_at_work: Callable[[], bool] = lambda: True, **variables: str
+) -> None:
+    """Start a long toy run and SIGKILL it once it has done so many steps more than its checkpoint, and is at work."""
     checkpoint = folder / "toy_checkpoint"
     before = int(checkpoint.read_text()) if checkpoint.exists() else 0
     command = [sys.executable, str(HERE / "toy_mirror.py"), "run", str(folder), "1000", mode]
     process = subprocess.Popen(command, cwd=HERE, env=toy_environment(**variables))
     try:
         assert wait_until(
-            lambda: process.poll() is None and last_written(folder, process) >= before + num_steps, 60
+            lambda: (
+                process.poll() is None
+                and last_written(folder, process) >= before + num_steps
+                and is_at_work()
+            ),
+            60,
         )
     finally:
         process.send_signal(signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import threading
 import time
 
@@ -14,10 +15,12 @@ from analysis.config import AnalysisConfig
 from analysis.publish_weights import region_runs
 from analysis.study import make_studies
 from sweep.asked import asked_by_fingerprint, plan_from_asked
+from train import tracking
 from train.errors import ConfigError
+from train.mirror import EventReader, Mirror, sinks_of
 from train.record import Failure, RunRecord
 from train.step_meter import StepMeter, operations_per_token
-from train.tracking import EventReader, Mirror, NullTracker, start_tracker
+from train.tracking import MirrorProcess, NullTracker, start_tracker
 from train.tracking_log import num_points
 from train.tracking_values import Asked, mirrored_run, record_from_summary, summary_of
 from train.tracking_wandb import explained
@@ -66,6 +69,25 @@ class FakeSink:
         return ""
 
 
+class Watched:
+    """A mirror of this process, and what it says."""
+
+    def __init__(self, sinks, events):
+        self.said, self.lacks, self.closed = [], [], threading.Event()
+        self.mirror = Mirror(sinks, events, self.said.append, self.on_close)
+
+    def on_close(self, lack):
+        self.lacks.append(lack)
+        self.closed.set()
+
+    def finish(self, record):
+        """What it lacks."""
+        self.mirror.finish(record)
+        assert self.closed.wait(10)
+        (lack,) = self.lacks
+        return lack
+
+
 def write_steps(path, steps):
     with open(path, "a") as stream:
         stream.writelines(json.dumps({"step": step, "train_loss": 0.5}) + "\n" for step in steps)
@@ -93,11 +115,11 @@ def test_a_reader_gives_each_step_once_and_waits_for_the_rest_of_a_line(tmp_path
 
 def test_a_mirror_repeats_the_file_and_closes_with_the_record(tmp_path):
     sink, events = FakeSink(), tmp_path / "events.jsonl"
-    mirror = Mirror([lambda: sink], events)
+    watched = Watched([lambda: sink], events)
     for step in range(1, 6):
         write_steps(events, [step])
-        mirror.log(step, {})
-    assert mirror.finish(RECORD) == ""
+        watched.mirror.begin()
+    assert watched.finish(RECORD) == ""
     assert sink.steps == [1, 2, 3, 4, 5]
     assert sink.closed_with == [RECORD]
 
@@ -106,7 +128,7 @@ def test_a_mirror_goes_on_behind_what_the_server_has(tmp_path):
     events = tmp_path / "events.jsonl"
     write_steps(events, range(1, 8))
     sink = FakeSink(last=5)
-    assert Mirror([lambda: sink], events).finish(None) == ""
+    assert Watched([lambda: sink], events).finish(None) == ""
     assert sink.steps == [6, 7]
     assert sink.closed_with == [None]
 
@@ -115,41 +137,110 @@ def test_a_mirror_does_not_read_what_a_resumed_run_is_about_to_cut(tmp_path):
     events = tmp_path / "events.jsonl"
     write_steps(events, range(1, 8))
     sink = FakeSink()
-    mirror = Mirror([lambda: sink], events)
+    watched = Watched([lambda: sink], events)
     time.sleep(1.2)
     events.write_text("")  # what the loop does before its first step: back to the checkpoint
     write_steps(events, range(1, 4))
-    mirror.log(3, {})
-    mirror.finish(None)
+    watched.mirror.begin()
+    watched.finish(None)
     assert sink.steps == [1, 2, 3]
 
 
 @pytest.mark.parametrize("where", ["open", "log", "close"])
-def test_a_sink_that_breaks_is_named_and_nothing_more(tmp_path, capsys, where):
+def test_a_sink_that_breaks_is_named_and_nothing_more(tmp_path, where):
     events = tmp_path / "events.jsonl"
     write_steps(events, [1])
-    lack = Mirror([lambda: FakeSink(breaks=where)], events).finish(RECORD)
-    assert f"{where} is broken today" in lack
-    assert "events.jsonl and record.json have it all" in lack
-    assert lack in capsys.readouterr().out
+    assert f"{where} is broken today" in Watched([lambda: FakeSink(breaks=where)], events).finish(RECORD)
 
 
 @pytest.mark.parametrize("where", ["open", "log", "close"])
-def test_a_sink_that_stalls_costs_a_run_a_bounded_wait(tmp_path, where):
-    events = tmp_path / "events.jsonl"
-    mirror = Mirror([lambda: FakeSink(stalls=where)], events, wait_s=0.3)
-    for step in range(1000):  # would wait for ever if a run waited for its mirror
-        mirror.log(step, {"train_loss": 0.5})
+def test_a_sink_that_stalls_keeps_no_other_from_closing(tmp_path, where):
+    events, other = tmp_path / "events.jsonl", FakeSink()
     write_steps(events, [1])
-    assert "did not end within 0.3 s" in mirror.finish(RECORD)
+    stalled = Watched([lambda: FakeSink(stalls=where)], events)
+    stalled.mirror.finish(RECORD)
+    assert Watched([lambda: other], events).finish(RECORD) == ""
+    assert other.steps == [1]
+    assert not stalled.lacks
 
 
-def test_the_second_sink_takes_over_if_the_first_does_not_open(tmp_path, capsys):
+def test_the_second_sink_takes_over_if_the_first_does_not_open(tmp_path):
     events, second = tmp_path / "events.jsonl", FakeSink()
     write_steps(events, [1, 2])
-    assert Mirror([lambda: FakeSink(breaks="open"), lambda: second], events).finish(RECORD) == ""
+    watched = Watched([lambda: FakeSink(breaks="open"), lambda: second], events)
+    assert watched.finish(RECORD) == ""
     assert second.steps == [1, 2]
-    assert "training goes on without it: OSError: open is broken today" in capsys.readouterr().out
+    assert watched.said == ["training goes on without it: OSError: open is broken today"]
+
+
+def test_the_modes_are_tried_in_their_order(tmp_path):
+    modes = {
+        mode: [make().mode for make in sinks_of(mode, mirrored(), tmp_path, None)]
+        for mode in ("wandb", "wandb_offline")
+    }
+    assert modes == {"wandb": ["online", "offline"], "wandb_offline": ["offline"]}
+
+
+def in_its_place(code):
+    """A process that is started where train.mirror would be."""
+    return MirrorProcess([sys.executable, "-c", "import json, sys, time\n" + code])
+
+
+def finished_by(process, wait_s=30.0):
+    run = process.open({"mode": "wandb"}, wait_s)
+    for step in range(1000):  # would wait for ever if a run waited for its mirror
+        run.log(step, {"train_loss": 0.5})
+    return run.finish(RECORD)
+
+
+def test_a_process_hears_of_each_run_once_and_what_it_lacks_is_said(capsys):
+    process = in_its_place(
+        "heard = []\n"
+        "for line in sys.stdin:\n"
+        "    heard.append(json.loads(line))\n"
+        "    run = heard[-1]['run']\n"
+        "    if 'finish' in heard[-1]:\n"
+        "        print('nonsense', flush=True)\n"
+        "        print(json.dumps({'run': run, 'say': 'WANDB_API_KEY=' + 40 * 'b'}), flush=True)\n"
+        "        print(json.dumps({'run': run, 'lack': ' '.join(list(map(str, heard[-1]))[1:2] + "
+        "[key for request in heard for key in request if key != 'run'])}), flush=True)\n"
+    )
+    first = finished_by(process)
+    assert "incomplete: finish open begin finish; events.jsonl and record.json have it all" in first
+    assert "finish open begin finish open begin finish" in finished_by(process)
+    said = capsys.readouterr().out
+    assert first in said
+    assert "WANDB_API_KEY=[hidden]" in said
+    process.close()
+
+
+def test_a_process_that_hangs_costs_a_run_a_bounded_wait():
+    process = in_its_place("time.sleep(60)")
+    process.send({"run": 0, "more than a pipe holds": "x" * 1_000_000})
+    assert "did not end within 0.3 s" in finished_by(process, wait_s=0.3)
+    process._process.kill()
+
+
+def test_a_process_that_dies_is_named_and_the_next_run_gets_another(tmp_path, monkeypatch):
+    process = in_its_place("sys.exit('boom, token=abcdefgh')")
+    assert "its process ended with exit code 1: boom, token=[hidden]" in finished_by(process)
+    assert "boom" in process.open({}, 1.0).finish(None)
+    monkeypatch.setattr(tracking, "_process", process)
+    others = []
+    monkeypatch.setattr(tracking, "MirrorProcess", lambda: others.append(in_its_place("pass")) or others[-1])
+    config = run_config(0, 1, 0)
+    config = dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, mode="trackio"))
+    assert "its process ended with exit code 0" in start_tracker(config, mirrored(), tmp_path).finish(None)
+
+
+def test_a_process_that_can_not_be_started_stops_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "_process", None)
+    monkeypatch.setattr(tracking.sys, "executable", str(tmp_path / "no python"))
+    config = run_config(0, 1, 0)
+    config = dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, mode="wandb"))
+    tracker = start_tracker(config, mirrored(), tmp_path)
+    tracker.log(1, {})
+    assert "its process could not be started: " in tracker.finish(RECORD)
 
 
 def test_no_tracking_is_no_thread(tmp_path):
