@@ -7,6 +7,7 @@ import sys
 def main() -> int:
     """The exit code: 0 report written, 2 the user's mistake or nothing to analyse, 130 interrupted."""
     from train.errors import UserError
+    from train.secrets import scrub
 
     try:
         from analysis.command import HELP, parse_request, run
@@ -19,7 +20,7 @@ def main() -> int:
         sys.stdout.flush()
         return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {scrub(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `| head` has seen enough; nothing is left to flush to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

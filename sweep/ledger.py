@@ -31,6 +31,7 @@ from sweep.claims import Owner, is_alive, owner_from_dict, this_process
 from sweep.spec import Status
 from train.files import read_json, write_json_atomic, write_json_exclusive
 from train.record import Failure, RunRecord, record_to_dict
+from train.secrets import scrub
 
 MAX_ATTEMPTS = 5  # deaths in a row, none getting further than the one before, until a run counts as failed
 BEAT_EVERY_S = 2.0
@@ -143,7 +144,7 @@ class Ledger:
         if state.status not in (Status.RUNNING, Status.LOST) or state.attempt != attempt:
             return False
         path = self.attempt_path(fingerprint, attempt, "lost.json")
-        return write_json_exclusive(path, {"kind": kind, "evidence": evidence, "time": time.time()})
+        return write_json_exclusive(path, {"kind": kind, "evidence": scrub(evidence), "time": time.time()})
 
     def loss(self, fingerprint: str, attempt: int) -> Mapping[str, Any]:
         """What `give_up` wrote: kind, evidence, time; {} if it didn't."""
@@ -241,7 +242,7 @@ class Ledger:
         last_line = next(iter(tail(self.attempt_path(fingerprint, attempt, "log"), 1)), "nothing was printed")
         return Failure(
             kind="crash",
-            message=f"its worker died {deaths} times without a word; last printed: {last_line[:200]}",
+            message=f"its worker died {deaths} times without a word; last printed: {scrub(last_line)[:200]}",
         )
 
     def silence_s(self, fingerprint: str, attempt: int) -> float:
@@ -312,7 +313,7 @@ class Claim:
     def lose(self, kind: str, evidence: str) -> None:
         """Give the run up for a cause that the next attempt, anybody's, will meet differently."""
         write_json_exclusive(
-            self.path("lost.json"), {"kind": kind, "evidence": evidence, "time": time.time()}
+            self.path("lost.json"), {"kind": kind, "evidence": scrub(evidence), "time": time.time()}
         )
 
     def pause(self, share: float, metrics: Mapping[str, float]) -> None:

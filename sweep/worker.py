@@ -33,7 +33,7 @@ from sweep.trainers import TRAINER, GivenBack, RunOne, load_trainer
 from train.failures import failure_from_exception
 from train.record import Failure, RunRecord
 from train.rungs import Paused
-from train.secrets import scrub
+from train.secrets import scrub, scrub_file
 
 PROPOSAL_EVERY_S = 0.1  # how often a worker with nothing to do looks whether a search asked for more
 NOTHING_LEFT, NO_SLOT, SAME_FAILURE = 0, 3, 4  # what `work` returns
@@ -228,6 +228,8 @@ class Worker:
             return self.stop.is_set() or fenced.is_set() or time.monotonic() > end
 
         pause_at = self.ledger.stops.get(spec.fingerprint)
+        for earlier in range(1, claim.attempt):  # a killed one had no time to
+            scrub_file(self.ledger.attempt_path(spec.fingerprint, earlier, "log"))
         with _output_to(claim.path("log")), self._beating(claim, position, fenced):
             try:
                 self._run_one = self._run_one or self._make_run_one()
@@ -322,6 +324,7 @@ def _output_to(path: Path) -> Iterator[None]:
             os.dup2(old, number)
             os.close(old)
         os.close(log)
+        scrub_file(path)  # libraries print what they like
 
 
 def _flush() -> None:

@@ -9,6 +9,7 @@ def main(argv: list[str]) -> int:
     from train.by_hand import HELP, train_by_hand
     from train.errors import UserError
     from train.export import export_command
+    from train.secrets import scrub
 
     is_export = argv[:1] == ["export"]
     if not argv or ({"-h", "--help"} & set(argv) and not is_export):
@@ -17,7 +18,7 @@ def main(argv: list[str]) -> int:
     try:
         return export_command(argv[1:]) if is_export else train_by_hand(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {scrub(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -8,7 +8,7 @@ its output folders would litter a mere plan. Importing this module doesn't impor
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from train.errors import ConfigError
 from train.keys import leaf_keys, nearest_key
 from train.naming import complete_names
 from train.overrides import CONF, quoted
+from train.secrets import holds_secret, scrub
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ def compose(
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
@@ -79,6 +81,7 @@ def compose(
         raise _explained(error, overrides, schemas or {}) from error
     choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items()}
     config.__dict__["_content"].pop("hydra")  # `del` would first have to lift read-only flags
+    _refuse_secrets(OmegaConf.to_container(config, resolve=False))
     return Composed(config, choices)
 
 
@@ -88,9 +91,13 @@ def resolved(config: Any, wanted: Callable[[str], bool] = lambda key: True) -> d
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        if all(wanted(str(key)) for key in config):
-            return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-        return {key: _resolved_part(config, key) for key in config if wanted(key)}
+        tree: Any = (
+            OmegaConf.to_container(config, resolve=True)
+            if all(wanted(str(key)) for key in config)
+            else {key: _resolved_part(config, key) for key in config if wanted(key)}
+        )
+        _refuse_secrets(tree)
+        return tree
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a value"
         raise ConfigError(
@@ -116,6 +123,9 @@ def parse_overrides(texts: Sequence[str]) -> tuple[Override, ...]:
 
     parser = OverridesParser.create()
     overrides = []
+    for text in texts:
+        if holds_secret(text):
+            raise _secret_in(text.partition("=")[0].lstrip("+~"))
     for text in map(_with_quotes, texts):
         try:
             parsed = parser.parse_override(text)
@@ -185,6 +195,33 @@ def _check_choices(overrides: Sequence[Override], config_dirs: Sequence[str]) ->
         elif not isinstance(override.value, list | dict):
             options = ", ".join(config_options(override.key, config_dirs))
             raise ConfigError(f"{override.text} names no file", f"one of {options}", "say it by name")
+
+
+def _refuse_secrets(tree: Any) -> None:
+    """ConfigError for a text that holds a secret: configurations are written down, copied and shown."""
+    texts = dict(_texts(tree))
+    if holds_secret(
+        "\0".join(texts.values())
+    ):  # 2 ms instead of 100; a text's neighbours may look like a secret
+        for key, text in texts.items():
+            if holds_secret(text):
+                raise _secret_in(key)
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(part, f"{key}.{name}" if key else str(name))
+
+
+def _secret_in(key: str) -> ConfigError:
+    return ConfigError(
+        f"{scrub(key)} holds what looks like a secret",
+        "secrets in environment variables only: a configuration is written down",
+        "take it out; W&B, Hugging Face and jobs on a cluster read WANDB_API_KEY, HF_TOKEN and the like themselves",
+    )
 
 
 def _with_quotes(text: str) -> str:

@@ -21,6 +21,7 @@ from train.config import RunConfig, config_to_dict, run_config_from_dict
 from train.errors import UserError
 from train.files import read_json, write_json_atomic
 from train.record import RunRecord, record_from_dict, record_to_dict
+from train.secrets import scrub_file
 from train.tracking_values import Asked
 
 JOB_FILE, RESULT_FILE, STOP_FILE, PROGRESS_FILE = (
@@ -112,6 +113,7 @@ def _started(config: RunConfig, folder: Path) -> Iterator[subprocess.Popen[bytes
             if process.poll() is None:
                 process.terminate()
                 process.wait(60)
+            scrub_file(folder / "ranks.log")
 
 
 def _tell(folder: Path, told: int, on_progress: Callable[[int, int], None]) -> int:

@@ -1,12 +1,16 @@
 """Secrets out of texts that are kept: by the name they stand behind, by their shape, and by their value.
 
-What we write holds none by itself (nothing is read from the environment but what is named, see
-`train.provenance`), but an error message or a traceback may quote a URL, a header or a command.
+What we write holds none by itself: nothing is read from the environment but what is named (`train.provenance`), and
+a configuration that holds one is refused (`train.compose`). But an error message, a traceback or a line that some
+library prints may quote a URL, a header or a command.
 """
 
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 HIDDEN = "[hidden]"
 _WORD = (
@@ -36,8 +40,12 @@ _ASSIGNED = re.compile(
     r"(\"[^\"]*\"|'[^']*'|(?:bearer|basic|token)\s+[^\s,;&]+|[^\s,;&\"']+)"
 )
 _AS_KEY = re.compile(
-    r"(?i)((?:^|[\s({,;&?\"'])[\w.-]*_(?:key|pass|pat)[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)"
+    r"(?i)((?:^|[\s({,;&?=\"'])[\w.-]*_(?:key|pass|pat)[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)"
 )
+_REFERENCE = re.compile(  # HF_TOKEN=$(cat token): a name of a secret that stays where it is
+    r"[\w.-]+[\"']?\s*[:=]\s*[\"']?\$(?:\w+|\{[^}]*\}|\([^)]*\))[\"']?"
+)
+_PASSWORD_OF_URL = re.compile(r"://[^\s/@:]*:([^\s/@]+)@")
 _SHORTEST = 8  # a value of fewer letters is a word, not a secret
 
 
@@ -52,11 +60,40 @@ def scrub(text: str, environment: Mapping[str, str] = os.environ) -> str:
     return _BEARER.sub(lambda match: f"{match[1]}{match[2]}{HIDDEN}", text)
 
 
+def holds_secret(text: str) -> bool:
+    """Whether a text that somebody typed holds a secret itself, and doesn't only say where one is."""
+    text = _REFERENCE.sub(" ", text)
+    return scrub(text) != text
+
+
+def scrub_file(path: Path) -> None:
+    """Scrub a text that others wrote, such as a log; one that isn't there, or can't be written, stays as it is."""
+    with suppress(OSError):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if (clean := scrub(text)) != text:
+            path.write_text(clean, encoding="utf-8")
+
+
 def secret_values(environment: Mapping[str, str]) -> list[str]:
-    """The values of variables whose names say that they are secret, longest first."""
-    found = {
-        value
-        for name, value in environment.items()
-        if _NAME.search(name) and len(value) >= _SHORTEST and "/" not in value[:1]
-    }
-    return sorted(found, key=len, reverse=True)
+    """What is secret by its place, longest first: in variables so named, in URLs, in the files of logins."""
+    found = {value for name, value in environment.items() if _NAME.search(name) and "/" not in value[:1]}
+    for value in environment.values():
+        found.update(_PASSWORD_OF_URL.findall(value))
+    if environment is os.environ:
+        found.update(_stored())
+    return sorted((value for value in found if len(value) >= _SHORTEST), key=len, reverse=True)
+
+
+@cache
+def _stored() -> tuple[str, ...]:
+    """The passwords that `wandb login` and `hf auth login` left in the user's home."""
+    import netrc
+
+    found: list[str] = []
+    with suppress(OSError, netrc.NetrcParseError, RuntimeError):
+        hosts = netrc.netrc(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")).hosts
+        found += [password for _, _, password in hosts.values() if password]
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    with suppress(OSError, UnicodeDecodeError):
+        found.append(Path(home, "token").expanduser().read_text(encoding="ascii").strip())
+    return tuple(found)

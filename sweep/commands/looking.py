@@ -24,6 +24,7 @@ from sweep.duration import duration_text, estimate_text, run_seconds
 from sweep.ledger import Ledger, RunState
 from sweep.show import aligned, progress_line, reason, status_counts, status_lines, step_text
 from sweep.spec import RunSpec, Status
+from train.secrets import scrub
 
 FOLLOW_EVERY_S = 0.3
 
@@ -108,7 +109,7 @@ def _copy_growing(path, is_active: Callable[[], bool]) -> None:
         except FileNotFoundError:
             content = b""
         offset += len(content)
-        sys.stdout.write(content.decode("utf-8", errors="replace"))
+        sys.stdout.write(scrub(content.decode("utf-8", errors="replace")))
         sys.stdout.flush()
         if not was_active:
             return

@@ -33,6 +33,7 @@ from sweep.spec import RunSpec, Status
 from sweep.trainers import TRAINER, load_trainer
 from sweep.worker import SAME_FAILURE, Worker
 from train.config import build
+from train.secrets import scrub
 
 LOOK_AGAIN_S = 2.0
 END_S = 60.0  # after asking to be queued again, until SLURM ends us
@@ -64,7 +65,7 @@ def work(request: str) -> None:
     try:
         code = _Job(Request(**json.loads(request))).run()
     except BaseException:
-        traceback.print_exc()
+        print(scrub(traceback.format_exc()), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,9 +1,12 @@
 """Planted secrets, in more than 200 forms, don't survive; ordinary texts do."""
 
 import pytest
+from planning import composed
 
+from train.compose import compose_run, parse_overrides
+from train.errors import ConfigError, UserError
 from train.failures import failure_from_exception
-from train.secrets import HIDDEN, scrub
+from train.secrets import HIDDEN, holds_secret, scrub, scrub_file, secret_values
 
 SECRET = "s3cr3tValue0123456789"
 NAMES = (
@@ -110,3 +113,58 @@ def test_failures_are_scrubbed():
     except RuntimeError as error:
         failure = failure_from_exception(error)
     assert SECRET not in failure.message + failure.traceback
+
+
+@pytest.mark.parametrize("text", [*FORMS, *OTHERS, *KEYS])
+def test_a_secret_that_is_typed_is_refused_and_not_repeated(text):
+    with pytest.raises(ConfigError, match="holds what looks like a secret") as caught:
+        parse_overrides([f"dataset.path={text}"])
+    assert SECRET not in str(caught.value)
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.tags=[s3cr3tValue0123456789]",
+        "launcher.setup=['export HF_TOKEN=abcdef']",
+        "+my_api_key=abcdef",
+        "grid.axes={model.path: [/data, 'https://me:abcdef@example.org']}",
+        "tracking.project=${oc.env:MY_TOKEN}",
+    ],
+)
+def test_a_secret_is_refused_wherever_it_is_typed(monkeypatch, override):
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    with pytest.raises(UserError, match="holds what looks like a secret") as caught:
+        composed("+grid=smoke_2x2", override)
+    assert "abcdef" not in str(caught.value)
+
+
+def test_a_secret_in_a_file_of_the_users_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(
+        f"name: mine\nsource: hub\npath: https://me:{SECRET}@example.org/x\n"
+    )
+    weights = ["objective.prompt_weight=0", "objective.response_weight=1", "seed=0"]
+    with pytest.raises(ConfigError, match=r"^model\.path holds what looks like a secret"):
+        compose_run(["model=mine", *weights], [str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["launcher.setup=[source ~/.tokens, 'export HF_TOKEN=$(cat ~/.hf)']", "HF_TOKEN=$MINE python -m x"],
+)
+def test_saying_where_a_secret_is_is_no_secret(text):
+    assert not holds_secret(text)
+
+
+def test_a_password_in_a_url_of_the_environment_is_known_by_value():
+    assert secret_values({"DATABASE": f"postgres://me:{SECRET}@host/db", "EDITOR": "vi"}) == [SECRET]
+
+
+def test_a_log_is_scrubbed_where_it_lies(tmp_path):
+    path = tmp_path / "log"
+    scrub_file(path)
+    path.write_bytes(f"first\nHF_TOKEN={SECRET}\nlast \xff".encode("latin-1"))
+    scrub_file(path)
+    assert path.read_text() == f"first\nHF_TOKEN={HIDDEN}\nlast \ufffd"
