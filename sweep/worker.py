@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sweep.flag import Flag
 from sweep.folder import SweepFolder, link_run
@@ -230,14 +231,11 @@ class Worker:
         pause_at = self.ledger.stops.get(spec.fingerprint)
         for earlier in range(1, claim.attempt):  # a killed one had no time to
             scrub_file(self.ledger.attempt_path(spec.fingerprint, earlier, "log"))
-        with _output_to(claim.path("log")), self._beating(claim, position, fenced):
+        with self._beating(claim, position, fenced):
             try:
-                self._run_one = self._run_one or self._make_run_one()
-                self._timesheet.ready()
-                record = self._run_one(
+                record = self._trained(
                     trained,
-                    folder=claim.folder,
-                    attempt=claim.attempt,
+                    claim,
                     on_progress=on_progress,
                     should_stop=should_stop,
                     **({} if pause_at is None else {"pause_at": pause_at}),
@@ -256,7 +254,6 @@ class Worker:
                 claim.pause(rung.share, rung.metrics)
                 return "paused", None, None
             except (Exception, SystemExit) as error:  # whatever breaks a run must not break the next one
-                print(scrub(traceback.format_exc()), file=sys.stderr)
                 failure = writable(failure_from_exception(error))
                 if failure.kind in ("cuda_oom", "host_oom") and (number := self._shared.runs_at_once()) > 1:
                     claim.lose(PACKED_OOM, f"{number} runs at once; {failure.kind}: {failure.message}")
@@ -265,6 +262,19 @@ class Worker:
                     claim.lose(failure.kind, failure.message)
                     return "interrupted", failure, None
                 return *self._fail(spec, claim, failure), None
+
+    def _trained(self, spec: RunSpec, claim: Claim, **how: Any) -> RunRecord:
+        """What the trainer returns or raises; what it prints is in the attempt's log by then."""
+        with _output_to(claim.path("log")):
+            try:
+                self._run_one = self._run_one or self._make_run_one()
+                self._timesheet.ready()
+                return self._run_one(spec, folder=claim.folder, attempt=claim.attempt, **how)
+            except (GivenBack, Paused):
+                raise
+            except (Exception, SystemExit):
+                print(scrub(traceback.format_exc()), file=sys.stderr)
+                raise
 
     def _fail(self, spec: RunSpec, claim: Claim, failure: Failure) -> tuple[str, Failure]:
         if failure.kind == "disk_full":  # not the run's fault, and there's no room to write it down
@@ -324,7 +334,7 @@ def _output_to(path: Path) -> Iterator[None]:
             os.dup2(old, number)
             os.close(old)
         os.close(log)
-        scrub_file(path)  # libraries print what they like
+        scrub_file(path)  # libraries print what they like; before anybody hears that the attempt is over
 
 
 def _flush() -> None:
