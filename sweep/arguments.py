@@ -27,6 +27,7 @@ ACTIONS = (
     "pilot",
 )
 ACTIONS_ON_RUNS = ("status", "why", "logs", "cancel", "retry", "rerun")
+FILTERS = ("model", "dataset", "prompt_weight", "response_weight", "seed", "stage", "class")
 
 HELP = """\
 python -m sweep +grid=NAME [ACTION [RUN]] [KEY=VALUE ...]
@@ -42,6 +43,8 @@ Actions (the default is run)
   why RUN       why a run failed, is lost or would be trained again
   logs RUN      a run's output (-f: follow it)
   cancel        stop the sweep's workers gracefully; the same line continues later
+  cancel RUN, cancel KEY=VALUE ...   only such runs, until retry: model, dataset, prompt_weight,
+                response_weight, seed, stage, class said after the word cancel; several values: a,b
   retry [RUN]   try failed runs again
   rerun RUN     train a finished run again, beside the first, and compare every number
   collect       on a cluster: one look, lost runs sent again, the report of what is there
@@ -64,6 +67,7 @@ Overrides
 Options
   --config-dir DIR             a folder of your own YAML files, laid out like conf/
   -f, --follow (logs)    -y, --yes (no questions)    -h, --help
+  WEIGHT_SWEEP_WEBHOOK=https://... in the environment gets a message when a sweep is over
 
 Examples
   python -m sweep +grid=smoke_2x2
@@ -76,7 +80,10 @@ Exit codes: 0 done; 1 some runs failed; 2 a mistake in the input, said in one li
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """One command line. `overrides` are Hydra's, with the grid always written as +grid=NAME."""
+    """One command line. `overrides` are Hydra's, with the grid always written as +grid=NAME.
+
+    filters: which runs to cancel, as KEY=VALUE; they stand after the word cancel.
+    """
 
     action: str = "run"
     run: str | None = None
@@ -86,6 +93,7 @@ class Arguments:
     yes: bool = False
     help: bool = False
     confirms: bool = False  # the action is about the runs that confirm, not about the grid's
+    filters: tuple[str, ...] = ()
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -95,6 +103,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     config_dirs: list[str] = []
     settings: dict[str, str] = {}
     flags: set[str] = set()
+    filters: list[str] = []
     rest = iter(argv)
     for word in rest:
         if word.startswith("-"):
@@ -105,6 +114,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             key, _, value = word.partition("=")
             if key in ("action", "run", "yes", "follow"):
                 settings[key] = value
+            elif key in FILTERS and "cancel" in (*words[:2], settings.get("action")):
+                filters.append(word)
             elif key.lstrip("+") == "grid":
                 overrides.append(f"+grid={_grid_name(value)}")
             else:
@@ -124,6 +135,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         "yes" in flags,
         "help" in flags or "help" in words,
         confirms,
+        tuple(filters),
     )
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from train.files import read_json
 from train.record import RunRecord, record_from_dict
 
-_ATTEMPT_FILE = re.compile(r"(\d{4,})\.(json|heartbeat|failure\.json|lost\.json|released|paused|retry)")
+_ATTEMPT_FILE = re.compile(
+    r"(\d{4,})\.(json|heartbeat|failure\.json|lost\.json|released|paused|retry|cancel\.json)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,9 +72,14 @@ def is_alive(owner: Owner, silence_s: Callable[[], float]) -> bool:
     """
     if owner.job:
         return True
-    if owner.place != _this_place():
+    if not is_of_this_machine(owner):
         return silence_s() < FOREIGN_SILENCE_S
     return process_lives(owner.pid, owner.process_start)
+
+
+def is_of_this_machine(owner: Owner) -> bool:
+    """Whether its process could be seen from here."""
+    return owner.place == _this_place()
 
 
 def process_lives(pid: int, start: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sweep.arguments import ACTIONS
 from sweep.budget import BudgetConfig
 from sweep.launcher import LauncherConfig
+from sweep.notify import NotifyConfig
 from sweep.search_config import SearchConfig, search_config_from_dict
 from train.config import MANDATORY, build, defaults_tree
 from train.errors import ConfigError
@@ -66,6 +67,7 @@ class SweepConfig:
     search: SearchConfig
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
     retention: str = "none"  # trained weights that stay: none, those of the region, all
 
     def __post_init__(self) -> None:
@@ -107,6 +109,7 @@ def sweep_defaults() -> dict[str, Any]:
         "search": {**defaults_tree(SearchConfig), "ranges": {}},
         "budget": defaults_tree(BudgetConfig),
         "confirm": defaults_tree(ConfirmConfig),
+        "notify": defaults_tree(NotifyConfig),
     }
 
 
@@ -137,6 +140,7 @@ def sweep_config_from_dict(values: Mapping[str, Any]) -> SweepConfig:
         search=search_config_from_dict(values["search"]),
         budget=build(BudgetConfig, values.get("budget") or {}, "budget."),
         confirm=build(ConfirmConfig, values.get("confirm") or {}, "confirm."),
+        notify=build(NotifyConfig, values.get("notify") or {}, "notify."),
         retention=str(values.get("retention") or "none"),
     )
 

@@ -92,10 +92,12 @@ class Controller:
         poll_s: float = POLL_S,
         only_watch: bool = False,
         search: Search | None = None,
+        on_look: Callable[[dict[str, RunState]], None] = lambda states: None,
     ) -> None:
         self.plan, self.ledger, self.folder, self.launch, self.view = plan, ledger, folder, launch, view
         self.interrupts, self._start, self._poll_s, self._only_watch = interrupts, start, poll_s, only_watch
         self._search, self._plan_version = search, folder.plan_version()
+        self._on_look = on_look
         self.states: dict[str, RunState] = {}
         self._jobs: list[Job] = []
         self._first_outcomes: list[Failure | None] = []
@@ -112,6 +114,7 @@ class Controller:
         try:
             while True:
                 look_s = self._look()
+                self._on_look(self.states)
                 if lock is None and not self._only_watch and (self._search or not self._is_settled()):
                     lock = self._take_lock()
                 if self._may_grow(is_owner=lock is not None):

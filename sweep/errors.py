@@ -5,6 +5,7 @@ UserError (train.errors)
   ComposeError      a configuration that Hydra or the schema rejects, with the list of what exists
   LedgerError       a folder that can't hold results, or holds somebody else's
   LaunchError       a launcher that can't start workers
+    StoppedError    ... and somebody has to mend something first
   SearchError       a search that can't propose
 """
 
@@ -25,6 +26,10 @@ class LedgerError(UserError):
 
 class LaunchError(UserError):
     """A launcher that can't start workers."""
+
+
+class StoppedError(LaunchError):
+    """A sweep that goes on only after somebody mended something."""
 
 
 class SearchError(UserError):

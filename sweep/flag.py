@@ -15,9 +15,11 @@ class Flag:
 
     def __init__(self) -> None:
         self._is_set = False
+        self.reason = ""  # of the first request, for people
 
-    def set(self) -> None:
+    def set(self, reason: str = "") -> None:
         """Make the request."""
+        self.reason = self.reason or reason
         self._is_set = True
 
     def is_set(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from train.errors import ConfigError
 
+SIGNALS = ("USR2", "USR1", "TERM", "INT", "HUP", "none")
 _AT_LEAST_ONE = (
     "slots",
     "threads_per_worker",
@@ -29,6 +30,8 @@ class LauncherConfig:
     partition: several, separated by commas: the first that has room starts the job.
     gres: what asks for devices; {gpus} is their number. sbatch: further options, as sbatch spells them.
     max_jobs: workers at once in the queue, for each resource class. array_parallelism: of these, running at once.
+    signal: the warning that SLURM is asked to send; none for sites where it can't: the job's own clock, and the
+    SIGTERM of a preemption, then have to do. signal_delay_s: how long before the end.
     runs_per_job: how many runs there must be for each worker that is submitted.
     silence_s: how long a heartbeat must be silent before a job that isn't in the queue any more, or that was
     started again, has lost its run. It covers clocks and caches of network file systems that are a minute late.
@@ -51,6 +54,7 @@ class LauncherConfig:
     memory_gb: float | None = None
     cpus_per_worker: int = 1
     time_min: int = 240
+    signal: str = "USR2"
     signal_delay_s: int = 120
     max_jobs: int = 64
     runs_per_job: int = 1
@@ -67,6 +71,10 @@ class LauncherConfig:
                 raise ConfigError(
                     f"launcher.{name}={value}", "a whole number of at least 1", f"set launcher.{name}=1"
                 )
+        if self.signal not in SIGNALS:
+            raise ConfigError(
+                f"launcher.signal={self.signal}", f"one of {', '.join(SIGNALS)}", "say launcher.signal=USR2"
+            )
         for option in self.sbatch:
             if not option.startswith("--") or len(option) < 3:
                 raise ConfigError(

@@ -9,6 +9,7 @@
                  0001.failure.json  its record, if it failed
                  0001.released      given back with a checkpoint
                  0001.paused        given back at a rung: the share of its steps, and what was measured there
+                 0001.cancel.json   somebody wants this run to end
                  0001.lost.json     its job is gone, and how we know (see `sweep.slurm.reconcile`)
                  0001.retry         its failure, or its death, was forgiven
         record.json                 a finished run; written last, the first writer wins
@@ -42,6 +43,7 @@ NOT_ITS_FAULT = (
     "node_fail",
     "cuda_oom",
     "packed_oom",
+    "disk_full",
 )  # losses that aren't counted
 CLAIMABLE = (Status.PLANNED, Status.INTERRUPTED, Status.LOST)
 
@@ -283,6 +285,11 @@ class Claim:
         """Whether somebody took this run over, believing us dead."""
         return self.ledger.last_attempt(self.fingerprint) != self.attempt
 
+    def cancellation(self) -> str:
+        """Who wants this run to end, and since when; "" for nobody."""
+        values = read_json(self.path("cancel.json"))
+        return str(values.get("message") or "cancelled") if values is not None else ""
+
     def beat(self, step: int, num_steps: int, *, force: bool = False) -> None:
         """Say how far the run came; cheap enough to call at every step."""
         if force or time.monotonic() - self._last_beat >= BEAT_EVERY_S:
@@ -322,6 +329,6 @@ class Claim:
             self.path("paused"), {"share": share, "metrics": dict(metrics), "time": time.time()}
         )
 
-    def release(self) -> None:
-        """Give the run back, to be continued from its checkpoint by anybody."""
-        write_json_exclusive(self.path("released"), {"time": time.time()})
+    def release(self, reason: str = "") -> None:
+        """Give the run back, to be continued from its checkpoint by anybody. reason: class and words."""
+        write_json_exclusive(self.path("released"), {"reason": reason, "time": time.time()})

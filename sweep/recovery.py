@@ -10,6 +10,9 @@ from sweep.spec import RunSpec
 from train.record import RunRecord
 
 MAX_HALVINGS = 6
+MAX_DOUBLINGS = 2  # of a job's memory
+REMEDIES = {"cuda_oom": MAX_HALVINGS, "node_fail": 4}  # whatever starts the workers
+CLUSTER_REMEDIES = {**REMEDIES, "host_oom": MAX_DOUBLINGS}  # where more memory can be asked for
 
 
 def smaller_batches(spec: RunSpec, num_halvings: int) -> RunSpec:

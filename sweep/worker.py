@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sweep.launch import available_cores
 from sweep.ledger import BEAT_EVERY_S, MAX_ATTEMPTS, Claim, Ledger
 from sweep.lineage import PARENT_EVERY_S, blocked_by, must_wait, parent_state, release_parent
 from sweep.outcomes import counts_as_evidence, failed_record, same_failure, spec_to_dict, writable
-from sweep.recovery import MAX_HALVINGS, smaller_batches, with_remedy
+from sweep.recovery import REMEDIES, smaller_batches, with_remedy
 from sweep.sharing import ALONE, CROWDED, PACKED_OOM, Shared, memory_of_this_task
 from sweep.slots import take_slot
 from sweep.spec import RunSpec, Status
@@ -37,7 +37,7 @@ from train.rungs import Paused
 from train.secrets import scrub, scrub_file
 
 PROPOSAL_EVERY_S = 0.1  # how often a worker with nothing to do looks whether a search asked for more
-NOTHING_LEFT, NO_SLOT, SAME_FAILURE = 0, 3, 4  # what `work` returns
+NOTHING_LEFT, NO_SLOT, SAME_FAILURE, NODE_FAILURE = 0, 3, 4, 6  # what `work` returns
 
 
 def work(
@@ -132,11 +132,14 @@ class Worker:
         cores: float = 1,
         gpus_used: int = 0,
         shared: Shared = ALONE,
+        remedies: Mapping[str, int] = REMEDIES,
     ) -> None:
         """may_wait: for what a search asks next, while it goes on here. gpus, cores: what we are billed for.
-        shared: with whom we share a device."""
+        shared: with whom we share a device. remedies: failures after which a run is given up to its next attempt,
+        and how often."""
         self.ledger, self.folder, self.stop, self.name = ledger, folder, stop, name
         self._may_claim, self._may_wait, self._shared = may_claim, may_wait, shared
+        self._remedies = remedies
         self._make_run_one, self._run_one = make_run_one, None
         self._first_failures: list[Failure | None] = []
         self._started = time.time()
@@ -158,6 +161,8 @@ class Worker:
                 raise OSError(errno.ENOSPC, f"{failure.message}; {spec.run_id} can be continued")
             if outcome == "crowded out":
                 return CROWDED
+            if failure and failure.kind == "node_fail":
+                return NODE_FAILURE  # the next run would fare no better here, nor would this process
             if outcome not in ("interrupted", "paused") and counts_as_evidence(spec, failure):
                 self._first_failures.append(failure)
             if same_failure(self._first_failures):
@@ -248,7 +253,9 @@ class Worker:
                 claim.fail(record)
                 return "failed", record.failure, record
             except GivenBack:
-                claim.release()
+                if message := claim.cancellation():
+                    return *self._fail(spec, claim, Failure(kind="cancelled", message=message)), None
+                claim.release(self.stop.reason)
                 return "interrupted", None, None
             except Paused as rung:
                 claim.pause(rung.share, rung.metrics)
@@ -258,9 +265,6 @@ class Worker:
                 if failure.kind in ("cuda_oom", "host_oom") and (number := self._shared.runs_at_once()) > 1:
                     claim.lose(PACKED_OOM, f"{number} runs at once; {failure.kind}: {failure.message}")
                     return "crowded out", failure, None
-                if failure.kind == "cuda_oom" and num_halvings < MAX_HALVINGS:
-                    claim.lose(failure.kind, failure.message)
-                    return "interrupted", failure, None
                 return *self._fail(spec, claim, failure), None
 
     def _trained(self, spec: RunSpec, claim: Claim, **how: Any) -> RunRecord:
@@ -279,7 +283,10 @@ class Worker:
     def _fail(self, spec: RunSpec, claim: Claim, failure: Failure) -> tuple[str, Failure]:
         if failure.kind == "disk_full":  # not the run's fault, and there's no room to write it down
             with contextlib.suppress(OSError):
-                claim.release()
+                claim.lose(failure.kind, failure.message)
+            return "interrupted", failure
+        if self.ledger.losses(spec.fingerprint).count(failure.kind) < self._remedies.get(failure.kind, 0):
+            claim.lose(failure.kind, failure.message)
             return "interrupted", failure
         claim.fail(failed_record(spec, claim.attempt, failure))
         return "failed", failure
@@ -294,10 +301,10 @@ class Worker:
                 with contextlib.suppress(OSError):  # a full disk for a moment is no reason to lose a run
                     claim.beat(position.step, position.num_steps)
                 self._timesheet.beat()
-                if claim.is_fenced():
+                if claim.is_fenced() or claim.cancellation():
                     fenced.set()
                 if self.folder.was_stopped_after(self._started):
-                    self.stop.set()
+                    self.stop.set("cancelled: the sweep was stopped")
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
@@ -315,7 +322,9 @@ def _detach(stop: Flag) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for signal_number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(signal_number, lambda *_: stop.set())
+        signal.signal(
+            signal_number, lambda number, _: stop.set(f"cancelled: heard {signal.Signals(number).name}")
+        )
 
 
 @contextlib.contextmanager

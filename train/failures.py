@@ -1,6 +1,7 @@
 """What went wrong with a run, as a value: a class that policies can act on, one line, and the evidence."""
 
 import errno
+import re
 import traceback
 from pathlib import Path
 
@@ -8,6 +9,31 @@ from train.errors import ConfigError, DataError, ModelError, TemplateError, User
 from train.record import Failure
 from train.secrets import scrub
 
+TEXTS = {  # what Linux, PyTorch, CUDA and NCCL say; the first that fits decides
+    "disk_full": r"no space left on device|disk quota exceeded|errno 28\b|errno 122\b|os error (28|122)\b"
+    r"|inline_container\.cc:\d+\] \. unexpected pos|pytorchstreamwriter failed writing",  # torch.save's words
+    "cuda_oom": r"cuda out of memory|outofmemoryerror|cuda error: out of memory|cublas_status_alloc_failed"
+    r"|cudaerrormemoryallocation|cuda failure 2 'out of memory'",
+    "host_oom": r"oom.?kill|out.of.memory|exceeded (job |step )?memory limit|not enough memory"
+    r"|cannot allocate memory|memoryerror|std::bad_alloc|unable to mmap \d+ bytes",
+    "node_fail": r"uncorrectable ecc|ecc error|nccl (error|warn)|nccl(system|remote|internal|unhandledcuda)error"
+    r"|unhandled (system|cuda) error|nvlink|xid (\([^)]*\): )?\d+|fallen off the bus"
+    r"|cuda-capable device.* busy or unavailable|no cuda-capable device|node failure"
+    r"|communication connection failure|stale file handle|device-side hardware|input/output error"
+    r"|unspecified launch failure|cuda driver initialization failed|watchdog caught collective operation timeout"
+    r"|system not yet initialized|unable to determine the device handle|gpu is lost",
+}
+_TEXTS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in TEXTS.items())
+_MISTAKES = (  # in the code, whatever their text mentions
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    TypeError,
+    ValueError,
+)
 _USER_KINDS = {ConfigError: "config", DataError: "data", ModelError: "model", TemplateError: "template"}
 
 
@@ -19,7 +45,10 @@ class NonFiniteLossError(Exception):
 
 
 def failure_kind(error: BaseException) -> str:
-    """config, data, model, template, nan_loss, cuda_oom, host_oom, disk_full or code."""
+    """config, data, model, template, nan_loss, cuda_oom, host_oom, disk_full, node_fail or code.
+
+    Libraries wrap what the system says in errors of their own, so the causes and the texts are read as well.
+    """
     for kind_class, kind in _USER_KINDS.items():
         if isinstance(error, kind_class):
             return kind
@@ -27,13 +56,28 @@ def failure_kind(error: BaseException) -> str:
         return "config"
     if isinstance(error, NonFiniteLossError):
         return "nan_loss"
-    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error):
-        return "cuda_oom"
-    if isinstance(error, MemoryError) or "not enough memory" in str(error):
-        return "host_oom"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    chain = _causes(error)
+    if any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in chain):
         return "disk_full"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "cuda_oom"
+    if isinstance(error, MemoryError):
+        return "host_oom"
+    if not isinstance(error, _MISTAKES):
+        for kind, pattern in _TEXTS:
+            if any(pattern.search(f"{type(one).__name__}: {one}") for one in chain):
+                return kind
     return "code"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, then what it was raised from or while handling."""
+    chain: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in chain:
+        chain.append(found)
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return chain
 
 
 def failure_from_exception(error: BaseException) -> Failure:

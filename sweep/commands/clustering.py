@@ -5,14 +5,18 @@ import time
 from collections import Counter
 
 from sweep.arguments import Arguments
+from sweep.commands.elsewhere import LOOK_EVERY_S, is_on_a_cluster
 from sweep.commands.session import Session, history, open_session, time_left
 from sweep.controller import Ending, Interrupts
-from sweep.errors import LaunchError
+from sweep.errors import LaunchError, LedgerError, StoppedError
+from sweep.folder import check_root
+from sweep.notify import Notifier
 from sweep.show import make_view
+from sweep.slurm.batches import batches
 from sweep.slurm.tend import Look, Tender, queue_lines
 from sweep.spec import SETTLED, Status
+from train.errors import UserError
 
-LOOK_EVERY_S = 30.0  # at the scheduler: squeue, perhaps sacct; the ledger's files are read more often
 POLL_S = 2.0
 
 
@@ -78,10 +82,20 @@ def tender_of(session: Session) -> Tender:
 
 def status_of_queue(session: Session) -> tuple[Look | None, list[str]]:
     """What the scheduler adds to the ledger's states; None where the sweep isn't on a cluster."""
-    if session.config.launcher.kind != "slurm":
+    if session.config.launcher.kind != "slurm" and not is_on_a_cluster(session.states()):
         return None, []
     found = tender_of(session).look()
-    return found, [*queue_lines(found), *class_lines(session, found)]
+    return found, [*queue_lines(found), *class_lines(session, found), *_pause_lines(session, found)]
+
+
+def _pause_lines(session: Session, found: Look) -> list[str]:
+    if found.is_over:
+        return []
+    try:
+        check_root(session.config.root)
+    except LedgerError as error:
+        return [f"paused: {error}"]
+    return []
 
 
 def class_lines(session: Session, found: Look) -> list[str]:
@@ -102,7 +116,7 @@ def class_lines(session: Session, found: Look) -> list[str]:
 
 def cancel_jobs(session: Session) -> int:
     """Take waiting workers out of the queue; those at work hear of it by the sweep's stop file."""
-    if session.config.launcher.kind != "slurm":
+    if session.config.launcher.kind != "slurm" and not batches(session.folder):
         return 0
     return tender_of(session).cancel_waiting()
 
@@ -110,17 +124,16 @@ def cancel_jobs(session: Session) -> int:
 def _watch(session: Session, tender: Tender, view, interrupts: Interrupts) -> Look | None:
     found, next_look, said = None, 0.0, ""
     seconds = history(session.plan, session.ledger)
+    notifier = Notifier(session.folder.path, session.config.notify, view.say)
     while True:
         if time.monotonic() >= next_look:
-            try:
-                found = tender.tend()
-            except LaunchError as error:  # a scheduler that doesn't answer today may do so tomorrow
-                if str(error) != said:
-                    view.say(f"{error}")
-                said = str(error)
-                found = tender.look()
+            found, problem = _tend(tender)
+            if problem != said:
+                view.say(f"paused: {problem}" if problem else "going on")
+            said = problem
             next_look = time.monotonic() + LOOK_EVERY_S
         states = session.ledger.statuses(spec.fingerprint for spec in tender.plan.runs)
+        notifier.tell(states if found is None or not found.is_searching else {})
         is_settled = all(state.status in SETTLED for state in states.values())
         if is_settled and (last := tender.look()).is_over:
             return last
@@ -129,6 +142,23 @@ def _watch(session: Session, tender: Tender, view, interrupts: Interrupts) -> Lo
         view.update(tender.plan, states, time_left(tender.plan, states, seconds, num_workers))
         if interrupts.event.wait(POLL_S):
             return None
+
+
+def _tend(tender: Tender) -> tuple[Look | None, str]:
+    """One look that puts right what it can; what hinders it, if anything: tomorrow it may not any more.
+
+    A scheduler without an answer or a full disk doesn't end the watch. What somebody has to mend does, once the
+    last worker is gone.
+    """
+    try:
+        return tender.tend(), ""
+    except UserError as error:
+        found = tender.last
+        if isinstance(error, StoppedError) and found and not found.num_working + found.num_waiting:
+            raise
+        return tender.last, str(error)
+    except OSError as error:  # the disk ran full between two of our own writes
+        return tender.last, f"{error.strerror or error}"
 
 
 def _where_things_stand(found: Look) -> list[str]:
@@ -145,4 +175,5 @@ def _finish(session: Session, tender: Tender, found: Look) -> int:
 
     session = dataclasses.replace(session, plan=tender.plan)
     session.folder.link_runs(session.plan)
+    Notifier(session.folder.path, session.config.notify).tell(found.states)
     return close_session(session, Ending(states=dict(found.states)))

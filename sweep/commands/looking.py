@@ -23,6 +23,7 @@ from sweep.commands.session import (
 from sweep.duration import duration_text, estimate_text, run_seconds
 from sweep.ledger import Ledger, RunState
 from sweep.show import aligned, progress_line, reason, status_counts, status_lines, step_text
+from sweep.slurm.burial import how_it_ended
 from sweep.spec import RunSpec, Status
 from train.secrets import scrub
 
@@ -76,8 +77,20 @@ def why(arguments: Arguments) -> int:
     """Five lines at most: what became of a run, where to look, what to type."""
     ledger, spec = _named_run(arguments)
     state = ledger.status(spec.fingerprint)
-    print("\n".join(_explanation(spec, state, ledger, arguments)))
+    print("\n".join([*_explanation(spec, state, ledger, arguments), *_earlier(spec, state, ledger)][:5]))
     return 0
+
+
+def _earlier(spec: RunSpec, state: RunState, ledger: Ledger) -> list[str]:
+    """What became of the attempts before this one, the latest first, on one line."""
+    told = []
+    for attempt in range(state.attempt - 1, 0, -1):
+        kind, words = how_it_ended(ledger, spec.fingerprint, attempt)
+        if kind:
+            told.append(f"attempt {attempt} {kind}" + (f" ({words[:160]})" if words else ""))
+    return (
+        [f"before: {'; '.join(told[:3])}" + (f"; {len(told) - 3} more" if told[3:] else "")] if told else []
+    )
 
 
 def logs(arguments: Arguments) -> int:
@@ -180,8 +193,10 @@ def _explanation(spec: RunSpec, state: RunState, ledger: Ledger, arguments: Argu
             since = duration_text(time.time() - state.owner.claimed_at) if state.owner else "a while"
             return [f"{spec.run_id} is running for {since}, {progress}, {where}", f"log: {log}"]
         case Status.INTERRUPTED:
+            kind, words = how_it_ended(ledger, spec.fingerprint, state.attempt)
             return [
-                f"{spec.run_id} was given back with a checkpoint ({progress})",
+                f"{spec.run_id} was given back with a checkpoint ({progress}), {kind}"
+                + (f": {words}" if words else ""),
                 f"log: {log}",
                 f"it continues with: {again}",
             ]

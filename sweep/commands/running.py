@@ -5,6 +5,7 @@ import sys
 
 from sweep.arguments import Arguments
 from sweep.commands.costing import actual_lines, keep_to_the_budget
+from sweep.commands.elsewhere import Elsewhere
 from sweep.commands.reporting import show_report
 from sweep.commands.session import Session, find_run, open_session
 from sweep.controller import Controller, Ending, Interrupts
@@ -128,6 +129,7 @@ def control(session: Session, *, only_watch: bool = False) -> Ending | None:
                 interrupts,
                 only_watch=only_watch,
                 search=session.search,
+                on_look=Elsewhere(session, view.say),
             ).run()
     except KeyboardInterrupt:
         return None

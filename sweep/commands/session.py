@@ -120,10 +120,11 @@ def saved_plans(root: Path) -> list[Plan]:
 
 
 def command_line(arguments: Arguments, *words: str) -> str:
-    """A line to paste."""
+    """A line to paste. Without the webhook's address, which is a secret."""
+    overrides = [word for word in arguments.overrides if not word.startswith("notify.webhook=")]
     folders = [word for folder in arguments.config_dirs for word in ("--config-dir", folder)]
     confirm = ["confirm"] if arguments.confirms else []
-    return shlex.join(["python", "-m", "sweep", *arguments.overrides, *confirm, *words, *folders])
+    return shlex.join(["python", "-m", "sweep", *overrides, *confirm, *words, *folders])
 
 
 def find_run(runs: Iterable[RunSpec], word: str | None) -> RunSpec:

@@ -4,10 +4,11 @@ Runs are never tied to a batch: workers claim them from the ledger. A batch that
 the queue therefore loses nobody anything; it is only worth nothing.
 """
 
+import contextlib
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,21 @@ def batches(folder: SweepFolder, seen: Iterable[tuple[str, str]] = ()) -> list[B
         except TypeError:  # written by another version
             continue
     return sorted(found, key=lambda batch: batch.announced_at)
+
+
+def note_default_memory(folder: SweepFolder, environment: Mapping[str, str]) -> None:
+    """From inside a job for which no memory was asked: how much the site gave it, written down once."""
+    per_node, per_cpu = environment.get("SLURM_MEM_PER_NODE"), environment.get("SLURM_MEM_PER_CPU")
+    path = folder_of(folder) / "default_memory.json"
+    with contextlib.suppress(ValueError, OSError):
+        num_mb = float(per_node or 0) or float(per_cpu or 0) * float(
+            environment.get("SLURM_CPUS_ON_NODE") or 1
+        )
+        if num_mb and not path.exists():
+            write_json_exclusive(path, {"memory_gb": num_mb / 1024})
+
+
+def default_memory_gb(folder: SweepFolder) -> float | None:
+    """How much the site gives a job that doesn't ask; None if no job has said so."""
+    value = (read_json(folder_of(folder) / "default_memory.json") or {}).get("memory_gb")
+    return float(value) if isinstance(value, int | float) else None

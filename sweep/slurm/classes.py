@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from sweep.errors import LaunchError
 from sweep.launcher import LauncherConfig
+from sweep.recovery import MAX_DOUBLINGS
 from sweep.spec import RunSpec
 from train.config import RunConfig
-
-MAX_DOUBLINGS = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -26,14 +25,22 @@ class ResourceClass:
         return f"{self.gpus}gpu{memory}-{self.time_min}min"
 
 
-def class_of(config: RunConfig, launcher: LauncherConfig, num_host_ooms: int = 0) -> ResourceClass:
+def class_of(
+    config: RunConfig,
+    launcher: LauncherConfig,
+    num_host_ooms: int = 0,
+    default_memory_gb: float | None = None,
+) -> ResourceClass:
     """What the model's file says, else the launcher. The embedded model and train.device=cpu need no device.
 
     num_host_ooms: how often the run ended for lack of memory. It gets twice as much each time, twice at most.
+    default_memory_gb: what the site gave where nobody asked, once a job has seen it.
     """
     model = config.model
     gpus = launcher.gpus if model.source != "embedded" and config.train.device != "cpu" else 0
     memory_gb = model.memory_gb if model.memory_gb is not None else launcher.memory_gb
+    if memory_gb is None and num_host_ooms:
+        memory_gb = default_memory_gb
     return ResourceClass(
         gpus=model.gpus if model.gpus is not None else gpus,
         memory_gb=None if memory_gb is None else memory_gb * 2 ** min(num_host_ooms, MAX_DOUBLINGS),
@@ -59,10 +66,14 @@ def reserve_s(limit_s: float, signal_delay_s: float) -> float:
 
 
 def by_class(
-    runs: Iterable[RunSpec], launcher: LauncherConfig, host_ooms: Mapping[str, int]
+    runs: Iterable[RunSpec],
+    launcher: LauncherConfig,
+    host_ooms: Mapping[str, int],
+    default_memory_gb: float | None = None,
 ) -> dict[ResourceClass, list[RunSpec]]:
     """The runs of each class, in their order. host_ooms: by fingerprint, where there were any."""
     found: dict[ResourceClass, list[RunSpec]] = {}
     for spec in runs:
-        found.setdefault(class_of(spec.config, launcher, host_ooms.get(spec.fingerprint, 0)), []).append(spec)
+        num_host_ooms = host_ooms.get(spec.fingerprint, 0)
+        found.setdefault(class_of(spec.config, launcher, num_host_ooms, default_memory_gb), []).append(spec)
     return found

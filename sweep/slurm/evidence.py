@@ -6,30 +6,16 @@ The texts are those of SLURM 22.05, Linux, PyTorch and NCCL; the first rule that
 
 import re
 
+from train.failures import TEXTS
+
 _RULES = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
-        ("disk_full", r"no space left on device|disk quota exceeded|errno 28\b|errno 122\b|os error 28"),
-        (
-            "cuda_oom",
-            r"cuda out of memory|outofmemoryerror|cuda error: out of memory|cublas_status_alloc_failed",
-        ),
-        (
-            "host_oom",
-            r"oom.?kill|out.of.memory|exceeded (job |step )?memory limit|not enough memory|cannot allocate memory"
-            r"|memoryerror|std::bad_alloc",
-        ),
-        (
-            "node_fail",
-            r"uncorrectable ecc|ecc error|nccl (error|warn)|ncclsystemerror|ncclremoteerror|nvlink|xid \d+"
-            r"|fallen off the bus|cuda-capable device.* busy or unavailable|no cuda-capable device"
-            r"|node failure|communication connection failure|stale file handle|device-side hardware"
-            r"|input/output error|unspecified launch failure|cuda driver initialization failed",
-        ),
-        ("preempted", r"due to preemption|\bpreempted\b"),
+        *TEXTS.items(),
+        ("preempted", r"due to (preemption|job requeue)|\bpreempted\b"),
         ("timeout", r"due to time limit|time limit exhausted|\btimed?[ -]?out\b.*(job|step)"),
         ("nan_loss", r"loss of step \d+ is not finite"),
-        ("cancelled", r"cancelled at .* due to (?!preemption|time)|\bscancel\b"),
+        ("cancelled", r"cancelled at .* due to (?!preemption|job requeue|time)|\bscancel\b"),
     )
 )
 _BY_STATE = {

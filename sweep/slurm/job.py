@@ -4,39 +4,50 @@ submitit starts it and does no more: its signal handling and its results stay un
 was half written when the job was killed makes it throw away the next life's work, and a SIGTERM that it swallows
 is a checkpoint lost. This process ends itself.
 
-    SIGUSR2   (sent by SLURM ahead of the time limit or of a preemption): save, give back, be queued again
+    SIGUSR2   (sent by SLURM ahead of the time limit or of a preemption; another one: launcher.signal): save, give
+              back, be queued again
     SIGTERM   (scancel, or a preemption where the site sends no warning): the same, unless the job was cancelled
+    our clock says that the time limit is so near that the warning should have come: the same
 """
 
+import contextlib
+import errno
 import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sweep.claims import JOB_VARIABLE
-from sweep.errors import LaunchError
+from sweep.errors import LaunchError, LedgerError
 from sweep.flag import Flag
-from sweep.folder import SweepFolder
+from sweep.folder import SweepFolder, check_root
 from sweep.launch import CHECKOUT
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger
+from sweep.notify import Notifier, NotifyConfig
+from sweep.recovery import CLUSTER_REMEDIES
 from sweep.sharing import ALONE, Shared, memory_of_this_task
+from sweep.slurm.batches import default_memory_gb, note_default_memory
+from sweep.slurm.burial import ENDED, bury, classified, mark_node
 from sweep.slurm.classes import ResourceClass, class_of, reserve_s
 from sweep.slurm.jobs import job_from_text, task_name, this_job
 from sweep.slurm.queue import call
-from sweep.slurm.reconcile import code_at_fault
+from sweep.slurm.reconcile import Death, code_at_fault
 from sweep.spec import RunSpec, Status
 from sweep.trainers import TRAINER, load_trainer
-from sweep.worker import SAME_FAILURE, Worker
+from sweep.worker import NODE_FAILURE, SAME_FAILURE, Worker
 from train.config import build
 from train.secrets import scrub
 
 LOOK_AGAIN_S = 2.0
 END_S = 60.0  # after asking to be queued again, until SLURM ends us
+DISK_PATIENCE_S = 600.0  # for room on a full disk, with the job's room on the cluster kept meanwhile
+NO_SIGNAL = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,24 +89,40 @@ class _Job:
         os.environ[JOB_VARIABLE] = str(self.name)
         os.environ["WEIGHT_SWEEP_NAME"] = request.sweep
         self.stop = Flag()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for number in (signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(number, self._hear)
         self._launcher: LauncherConfig = build(LauncherConfig, request.launcher, "launcher.")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for name in {"USR2", "TERM", self._launcher.signal} - {NO_SIGNAL}:
+            signal.signal(signal.Signals[f"SIG{name}"], self._hear)
         self.ledger = Ledger(request.root, self._launcher.max_attempts)
         self.folder = SweepFolder(request.root, request.sweep)
         limit_s = 60.0 * request.time_min
         started = float(os.environ.get("SLURM_JOB_START_TIME") or self.started)
         self._end = float(os.environ.get("SLURM_JOB_END_TIME") or started + limit_s)
         self._reserve_s = reserve_s(limit_s, self._launcher.signal_delay_s)
+        self._node = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
+        if request.memory_gb is None:
+            note_default_memory(self.folder, os.environ)
+        threading.Thread(target=self._watch_the_clock, name="clock", daemon=True).start()
 
     def run(self) -> int:
         """Claim and train until nothing is left; then end, or be queued again if there is no time for the rest."""
-        node = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
-        print(f"job {self.name} on {node}, {(self._end - self.started) / 60:.1f} min", flush=True)
+        print(f"job {self.name} on {self._node}, {(self._end - self.started) / 60:.1f} min", flush=True)
         while not self._is_cancelled():
             past_s = self._bury_own_past()
-            code = self._work(f"{node}, job {self.name.key}")
+            try:
+                code = self._work(f"{self._node}, job {self.name.key}")
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                if self._wait_for_room():
+                    continue
+                if not self.stop.is_set():
+                    raise
+                code = 0
+            if code == NODE_FAILURE:
+                print(f"{self._node} is at fault; another worker goes on elsewhere", flush=True)
+                mark_node(self.folder, self._node, f"{self.name.key}-{self.name.restart}")
+                return self._send_successor(without=self._node)
             if code == SAME_FAILURE or self._is_the_code_at_fault():
                 self.folder.ask_to_stop()  # the whole sweep: the rest of the grid would only burn
                 print("stopped: the first runs all failed in the same line", flush=True)
@@ -103,6 +130,7 @@ class _Job:
             if self.stop.is_set() or not self._has_time():
                 return self._queue_again()
             if past_s is None:
+                self._tell_if_it_is_over()
                 break
             self.stop.wait(min(past_s, LOOK_AGAIN_S))  # a run that our own earlier life held
         return 0
@@ -123,6 +151,7 @@ class _Job:
                 gpus=gpus if is_alone else 0,
                 cores=cores if is_alone else 0,
                 gpus_used=gpus,
+                remedies=CLUSTER_REMEDIES,
                 shared=shared,
             )
 
@@ -143,9 +172,38 @@ class _Job:
             is_ours=self._may_claim,
         ).run()
 
+    def _watch_the_clock(self) -> None:
+        """For sites that send no warning, or one that doesn't arrive."""
+        stop = self.stop
+        time.sleep(max(0.0, self._end - self._launcher.signal_delay_s - time.time()))
+        stop.set(f"timeout: {self._launcher.signal_delay_s} s are left")
+
+    def _wait_for_room(self) -> bool:
+        """Whether a full disk has room again before patience or time ends; what couldn't be given back then is."""
+        with contextlib.suppress(OSError):
+            print(f"the disk is full; waiting {DISK_PATIENCE_S:.0f} s at most", flush=True)
+        deadline = time.monotonic() + DISK_PATIENCE_S
+        while time.monotonic() < deadline and not self._is_cancelled() and not self.stop.wait(LOOK_AGAIN_S):
+            try:
+                check_root(self.folder.root)
+            except LedgerError:
+                continue
+            for spec, state in self._states():
+                if state.status is Status.RUNNING and state.owner and state.owner.job == str(self.name):
+                    self.ledger.give_up(spec.fingerprint, state.attempt, "disk_full", "no space was left")
+            print("the disk has room again", flush=True)
+            return True
+        return False
+
     def _hear(self, number: int, _frame: object) -> None:
-        os.write(1, f"heard {signal.Signals(number).name}\n".encode())
-        self.stop.set()
+        name, left_s = signal.Signals(number).name, self._end - time.time()
+        os.write(1, f"heard {name}\n".encode())
+        if name == "SIGTERM":
+            self.stop.set(f"{ENDED}: heard SIGTERM")  # why, SLURM writes into the job's output later
+        else:
+            is_late = left_s < self._launcher.signal_delay_s + 60.0
+            kind = "timeout" if is_late else "preempted"
+            self.stop.set(f"{kind}: heard {name} {left_s:.0f} s before the end")
 
     def _has_time(self) -> bool:
         return self._end - time.time() > self._reserve_s
@@ -155,7 +213,8 @@ class _Job:
 
     def _is_ours(self, spec: RunSpec) -> bool:
         num_host_ooms = self.ledger.losses(spec.fingerprint).count("host_oom")
-        return class_of(spec.config, self._launcher, num_host_ooms).name == self.request.class_name
+        found = class_of(spec.config, self._launcher, num_host_ooms, default_memory_gb(self.folder))
+        return found.name == self.request.class_name
 
     def _is_cancelled(self) -> bool:
         return self.folder.was_stopped_after(self.request.submitted_at)
@@ -176,12 +235,15 @@ class _Job:
                 continue
             silence_s = self.ledger.silence_s(spec.fingerprint, state.attempt)
             if silence_s >= self._launcher.silence_s:
-                self.ledger.give_up(
-                    spec.fingerprint,
-                    state.attempt,
-                    "preempted",
-                    f"job {job.key} was started again; last heartbeat {silence_s:.0f} s ago",
+                death = Death(
+                    fingerprint=spec.fingerprint,
+                    attempt=state.attempt,
+                    kind="preempted",
+                    evidence=f"job {job.key} was started again; last heartbeat {silence_s:.0f} s ago",
+                    job=str(job),
+                    node=state.owner.worker.partition(",")[0] if state.owner else "",
                 )
+                bury(classified(death, self.ledger, self.folder), spec, self.ledger, self.folder)
             else:
                 wait_s = self._launcher.silence_s - silence_s
         return wait_s
@@ -200,16 +262,22 @@ class _Job:
             is not None
         )
 
-    def _send_successor(self) -> int:
-        """Where jobs may not be put back into the queue: a new one, from this one's code."""
+    def _tell_if_it_is_over(self) -> None:
+        """The last worker tells the webhook: perhaps nobody is looking."""
+        plan = self.folder.plan()
+        states = self.ledger.statuses(spec.fingerprint for spec in plan.runs) if plan else {}
+        Notifier(self.folder.path, NotifyConfig()).tell(states)
+
+    def _send_successor(self, without: str = "") -> int:
+        """Where this job can't be put back into the queue: a new one, from this one's code. without: a node."""
         from sweep.slurm.submit import submit_workers  # which needs `work`, above
 
-        request = self.request
+        request, launcher = self.request, self._launcher
+        if without:
+            launcher = replace(launcher, exclude=",".join(filter(None, [launcher.exclude, without])))
         resources = ResourceClass(request.gpus, request.memory_gb, request.time_min)
         try:
-            sent = submit_workers(
-                self.folder, self._launcher, resources, 1, CHECKOUT, trainer=request.trainer
-            )
+            sent = submit_workers(self.folder, launcher, resources, 1, CHECKOUT, trainer=request.trainer)
             print(f"successor: {', '.join(batch.job for batch in sent) or 'none'}", flush=True)
         except LaunchError as error:
             print(f"no successor: {error}. The next look at the sweep sends another worker", flush=True)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ def batch_of(name: str) -> str:
 
 
 def read_accounting(keys: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """State and name of tasks that left the queue; {} where there is no accounting."""
+    """State and name of tasks, and of each of their lives as key.restart; {} where there is no accounting."""
     numbers = sorted({key.partition("_")[0] for key in keys})
     if not numbers:
         return {}
@@ -109,11 +110,18 @@ def read_accounting(keys: Sequence[str]) -> dict[str, tuple[str, str]]:
         text = call("sacct", "-n", "-P", "-X", "-D", "-o", "JobID,State,JobName", "-j", ",".join(numbers))
     except LaunchError:
         return {}
+    return parse_accounting(text)
+
+
+def parse_accounting(text: str) -> dict[str, tuple[str, str]]:
+    """sacct lists the lives of a task that was queued again one after another: the last is the task's state."""
     found: dict[str, tuple[str, str]] = {}
-    for line in text.splitlines():  # the last life of a task that was queued again comes last
+    lives: Counter[str] = Counter()
+    for line in text.splitlines():
         key, state, name = [*line.split("|"), "", ""][:3]
         if state:
-            found[key] = state.split()[0], name
+            found[key] = found[f"{key}.{lives[key]}"] = state.split()[0], name
+            lives[key] += 1
     return found
 
 

@@ -12,7 +12,7 @@ from sweep.ledger import CLAIMABLE, RunState
 from sweep.outcomes import NUM_SAME_FAILURES
 from sweep.slurm.batches import Batch
 from sweep.slurm.jobs import JobName, job_from_text
-from sweep.slurm.queue import Queue, batch_of
+from sweep.slurm.queue import Queue, Queued, batch_of
 from sweep.spec import Status
 from train.record import Failure
 
@@ -75,8 +75,14 @@ def held_claims(states: Mapping[str, RunState], silence: Mapping[str, float]) ->
 
 
 def unknown_jobs(held: Iterable[Held], queue: Queue) -> list[str]:
-    """The jobs that only the accounting could still know something of."""
-    return sorted({claim.job.key for claim in held if not _is_in(queue, claim.job)})
+    """The jobs that only the accounting could still know something of: gone, or in a later life by now."""
+    return sorted(
+        {
+            claim.job.key
+            for claim in held
+            if not _is_in(queue, claim.job) or _is_past(queue[claim.job.key], claim.job)
+        }
+    )
 
 
 def deaths(
@@ -165,14 +171,17 @@ def num_lacking(
 
 
 def num_workers(batches: Iterable[Batch], queue: Queue, class_name: str, now: float) -> int:
-    """Workers of a class that wait or work; those of a batch that was just announced count as waiting."""
+    """Workers of a class that wait or work; those of a batch that was just announced count as waiting.
+
+    One that is completing counts, too: a job that is put back into the queue passes through that state.
+    """
     ours = {batch.batch: batch for batch in batches if batch.class_name == class_name}
     counts = dict.fromkeys(ours, 0)
     seen: set[str] = set()
     for task in queue.values():
         if task.batch in ours:
             seen.add(task.batch)
-            counts[task.batch] += (task.is_waiting or task.is_working) and task.state != "COMPLETING"
+            counts[task.batch] += task.is_waiting or task.is_working
     for name, batch in ours.items():
         if name not in seen and now - batch.announced_at < SUBMISSION_S:
             counts[name] = batch.num_tasks
@@ -184,6 +193,11 @@ def _is_in(queue: Queue, job: JobName) -> bool:
     return task is not None and task.batch == job.batch
 
 
+def _is_past(task: Queued, job: JobName) -> bool:
+    """Whether that life of the job is over, as it will live, or lives, again."""
+    return task.is_waiting or task.restart > job.restart
+
+
 def _verdict(
     claim: Held, queue: Queue, accounting: Mapping[str, tuple[str, str]]
 ) -> tuple[str, str, bool] | None:
@@ -191,14 +205,14 @@ def _verdict(
     job = claim.job
     if _is_in(queue, job):
         task = queue[job.key]
-        if task.is_waiting or task.restart > job.restart:
-            why = " ".join(task.reason.split())
-            kind = "node_fail" if "node" in why.lower() else "preempted"
-            return (
-                kind,
-                f"job {job.key} was put back into the queue ({task.state}, {why or 'no reason given'})",
-                False,
-            )
+        if _is_past(task, job):
+            ended, name = accounting.get(f"{job.key}.{job.restart}", ("", ""))
+            if batch_of(name) != job.batch:
+                ended = ""
+            why = ", ".join(filter(None, [ended, task.state, " ".join(task.reason.split())]))
+            is_node = ended in _UNCERTAIN or "node" in task.reason.lower()
+            kind = "node_fail" if is_node else "preempted"
+            return kind, f"job {job.key} was put back into the queue ({why})", False
         if task.is_working:
             return None
         certain = task.state not in _UNCERTAIN

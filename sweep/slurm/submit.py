@@ -67,6 +67,9 @@ def sbatch_parameters(launcher: LauncherConfig, resources: ResourceClass, batch:
         name, equals, value = option.removeprefix("--").partition("=")
         extra[name] = value if equals else True
     extra["requeue"] = True
+    extra["signal"] = f"{launcher.signal}@{launcher.signal_delay_s}"  # submitit knows one name only
+    if launcher.signal == "none":
+        extra["signal"] = "CONT@1"  # which does nothing: submitit always asks for one
     threads = launcher.threads_per_worker
     setup = [
         *launcher.setup,
@@ -88,7 +91,6 @@ def sbatch_parameters(launcher: LauncherConfig, resources: ResourceClass, batch:
         "gres": gres,
         "setup": setup,
         "mem": f"{round(1024 * resources.memory_gb)}M" if resources.memory_gb is not None else None,
-        "signal_delay_s": launcher.signal_delay_s,
         "stderr_to_stdout": True,
         "additional_parameters": extra,
         "array_parallelism": launcher.array_parallelism or batch.num_tasks,
@@ -120,6 +122,12 @@ def submit_workers(
         batch = new_batch(folder.name, resources.name, size, code.name, launcher.partition or "")
         announce(folder, batch)  # before sbatch: whoever dies in between leaves a name to look for
         problem, job = _submit_patiently(folder, launcher, resources, batch, code, trainer, pause_s, probe)
+        if (
+            "dependency" in problem.lower() and probe
+        ):  # the scheduler forgot it: killed before it saved its state
+            forget_probe(folder)
+            probe = send_probe(folder, launcher, resources)
+            continue
         if problem and any(words in problem.lower() for words in _QUEUE_IS_FULL):
             if size > 1 and not submitted:
                 most = max(1, size // 2)  # perhaps fewer fit
@@ -180,6 +188,11 @@ def send_probe(folder: SweepFolder, launcher: LauncherConfig, resources: Resourc
     job = said.strip().partition(";")[0]
     write_json_atomic(announced, {"job": job, "time": time.time()})
     return job
+
+
+def forget_probe(folder: SweepFolder) -> None:
+    """The next submission sends another one."""
+    (folder_of(folder) / "probe.json").unlink(missing_ok=True)
 
 
 def refusal(problem: str) -> LaunchError:

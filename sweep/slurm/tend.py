@@ -7,22 +7,19 @@ number of callers at once do no harm: facts are files that appear once, and a wo
 import contextlib
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sweep.attempts import tail
-from sweep.errors import LaunchError
+from sweep.errors import LaunchError, StoppedError
 from sweep.folder import SweepFolder, check_root
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger, RunState
 from sweep.searching import Search
-from sweep.sharing import PACKED_OOM, undo_of_dead
-from sweep.slurm.batches import Batch, batches, folder_of, write_answer
+from sweep.slurm.batches import Batch, batches, default_memory_gb, folder_of, write_answer
+from sweep.slurm.burial import bad_nodes, bury, classified, settle_own
 from sweep.slurm.classes import by_class, check_time
 from sweep.slurm.code import freeze
-from sweep.slurm.evidence import failure_class, telling_line
-from sweep.slurm.jobs import job_from_text, task_name
 from sweep.slurm.queue import Queue, call, read_accounting, read_queue
 from sweep.slurm.reconcile import (
     Death,
@@ -35,12 +32,11 @@ from sweep.slurm.reconcile import (
     num_lacking,
     unknown_jobs,
 )
-from sweep.slurm.submit import submit_workers
+from sweep.slurm.submit import forget_probe, submit_workers
 from sweep.spec import SETTLED, Plan, Status
 from sweep.trainers import TRAINER
 from train.files import only_one, read_json, write_json_exclusive
 
-NUM_NODE_FAILURES = 2
 ORPHAN_S = 3600.0  # since a batch was announced, after which it won't appear any more
 
 
@@ -101,9 +97,14 @@ class Tender:
     ) -> None:
         self.plan, self.ledger, self.folder, self.launcher = plan, ledger, folder, launcher
         self._trainer, self.say, self._search = trainer, say, search
+        self.last: Look | None = None  # what `look` found
 
     def look(self) -> Look:
         """Files, one squeue, and one sacct if a claim's job left the queue. Writes nothing."""
+        self.last = self._look()
+        return self.last
+
+    def _look(self) -> Look:
         try:
             queue, problem = read_queue(), ""
         except LaunchError as error:
@@ -146,17 +147,21 @@ class Tender:
             if any(state.status in CLAIMABLE for state in found.states.values()):
                 raise LaunchError(found.problem)
             return found
+        if any(state.status not in SETTLED for state in found.states.values()):
+            check_root(self.folder.root)  # a full disk: the sweep waits, instead of burning jobs on it
         self._check_probe(found)
-        for death in map(self._classified, found.dead):
-            if self.ledger.give_up(death.fingerprint, death.attempt, death.kind, death.evidence):
-                if death.kind == "node_fail" and death.node:
-                    name = f"bad-node-{death.fingerprint[:12]}-{death.attempt}.json"
-                    write_json_exclusive(folder_of(self.folder) / name, {"node": death.node})
-                self.say(f"lost {self.plan.spec(death.fingerprint).run_id} ({death.kind}): {death.evidence}")
+        settle_own(self.ledger, found.states)
+        for line in self.bury(found):
+            self.say(f"lost {line}")
         for claim in found.hung:
             with contextlib.suppress(LaunchError):
                 call("scontrol", "requeue", claim.job.key)
-                self.say(f"job {claim.job.key} runs but was silent for {claim.silence_s:.0f} s: queued again")
+                words = f"job {claim.job.key} runs but was silent for {claim.silence_s:.0f} s: queued again"
+                write_json_exclusive(
+                    self.ledger.attempt_path(claim.fingerprint, claim.attempt, "hung.json"),
+                    {"evidence": words},
+                )
+                self.say(words)
         # a second submitter sees the first one's workers with its next look
         with only_one(folder_of(self.folder) / "submit.lock") as is_ours:
             if is_ours:
@@ -179,11 +184,7 @@ class Tender:
         found = self.look()
         if found.queue is None:
             raise LaunchError(found.problem)
-        lines = []
-        for death in map(self._classified, found.dead):
-            if self.ledger.give_up(death.fingerprint, death.attempt, death.kind, death.evidence):
-                run_id = self.plan.spec(death.fingerprint).run_id
-                lines.append(f"claim {death.attempt} of {run_id} given up ({death.kind}): {death.evidence}")
+        lines = [f"given up: claim of {line}" for line in self.bury(found)]
         in_queue = {task.batch for task in found.queue.values()}
         for batch in found.batches:
             if batch.job and not batch.is_answered:
@@ -198,6 +199,15 @@ class Tender:
             ):
                 write_answer(self.folder, batch, {"refused": "it never appeared in the queue"})
                 lines.append(f"batch {batch.batch} was announced but never submitted; struck out")
+        return lines
+
+    def bury(self, found: Look) -> list[str]:
+        """Write dead claims off; what they were, in lines."""
+        lines = []
+        for death in found.dead:
+            death, spec = classified(death, self.ledger, self.folder), self.plan.spec(death.fingerprint)
+            if bury(death, spec, self.ledger, self.folder):
+                lines.append(f"{spec.run_id} ({death.kind}): {death.evidence}")
         return lines
 
     def cancel_waiting(self) -> int:
@@ -215,7 +225,7 @@ class Tender:
         probe = found.queue.get(str((read_json(folder_of(self.folder) / "probe.json") or {}).get("job", "")))
         if probe is not None and probe.is_waiting:
             numbers.append(probe.key)
-            (folder_of(self.folder) / "probe.json").unlink(missing_ok=True)
+            forget_probe(self.folder)
         if numbers:
             call("scancel", "--state=PENDING", *numbers)
         return found.num_waiting
@@ -228,20 +238,20 @@ class Tender:
             states[spec.fingerprint] for spec in self.plan.runs if spec.config.stage != "base"
         )
         if failure is not None and not is_asked:
-            raise LaunchError(
+            raise StoppedError(
                 f"stopped: the first runs all failed in {failure.last_frame}: {failure.message}",
                 "code that trains",
                 "mend it, then say retry: the rest stays planned",
             )
-        if any(state.status in CLAIMABLE for state in states.values()):
-            check_root(self.folder.root)  # a full disk: the sweep waits, instead of burning jobs on it
         launcher = self._without_bad_nodes()
         host_ooms = {
             name: self.ledger.losses(name).count("host_oom")
             for name, state in states.items()
             if state.attempt and state.status is not Status.FINISHED
         }
-        for resources, runs in by_class(self.plan.runs, launcher, host_ooms).items():
+        for resources, runs in by_class(
+            self.plan.runs, launcher, host_ooms, default_memory_gb(self.folder)
+        ).items():
             states = [found.states[spec.fingerprint] for spec in runs]
             for spec, state in zip(runs, states, strict=True):
                 if state.status in CLAIMABLE:
@@ -281,58 +291,28 @@ class Tender:
         never = any(name.startswith("DependencyNeverSatisfied") for name in found.reasons())
         if not never and (task is None or task.is_waiting or task.is_working or task.state == "COMPLETED"):
             return
-        (place / "probe.json").unlink(missing_ok=True)
+        forget_probe(self.folder)
         with contextlib.suppress(LaunchError):
             self.cancel_waiting()
-        raise LaunchError(
+        raise StoppedError(
             f"a node can't read {self.folder.path.absolute()}, or can't start {sys.executable} there",
             "a root and an environment that the nodes share with this machine",
             "set root= to a shared folder, and launcher.setup to what makes the environment",
         )
 
-    def _classified(self, death: Death) -> Death:
-        """With its cause as far as it can be told: memory that several runs shared is nobody's own fault."""
-        death = self._explained(death)
-        job = job_from_text(death.job)
-        if job is None or death.kind not in ("host_oom", "cuda_oom"):
-            return death
-        is_shared = undo_of_dead(self.folder, task_name(job), death.evidence)
-        return replace(death, kind=PACKED_OOM) if is_shared else death
-
-    def _explained(self, death: Death) -> Death:
-        """With what the dead worker printed taken into account, where SLURM only knows that it ended."""
-        job = job_from_text(death.job)
-        if death.kind != "killed" or job is None:
-            return death
-        log = folder_of(self.folder) / job.batch / f"{job.key}_0_log.out"
-        text = "\n".join(
-            [*tail(self.ledger.attempt_path(death.fingerprint, death.attempt, "log"), 40), *tail(log, 10)]
-        )
-        kind = failure_class("", text)
-        if kind in ("code", "nan_loss"):  # a worker survives these: they are not what ended it
-            kind = "killed"
-        line = telling_line(kind, text)
-        evidence = f"{death.evidence}; it said: {line[:200]}" if line else death.evidence
-        return replace(death, kind=kind, evidence=evidence)
-
     def _without_bad_nodes(self) -> LauncherConfig:
         """The launcher, keeping away from nodes that took two runs with them."""
-        counts = Counter(
-            str(values.get("node"))
-            for values in map(read_json, sorted(folder_of(self.folder).glob("bad-node-*.json")))
-            if values
-        )
-        bad = [node for node, number in sorted(counts.items()) if number >= NUM_NODE_FAILURES]
+        bad = bad_nodes(self.folder)
         if not bad:
             return self.launcher
         return replace(self.launcher, exclude=",".join([*filter(None, [self.launcher.exclude]), *bad]))
 
-    def _last_words(self, batch: Batch) -> LaunchError:
+    def _last_words(self, batch: Batch) -> StoppedError:
         logs = sorted((folder_of(self.folder) / batch.batch).glob("*.out"))
         words = next(
             (line for log in logs for line in reversed(tail(log, 5)) if "srun: error" not in line), "nothing"
         )
-        return LaunchError(
+        return StoppedError(
             f"the workers of job {batch.job} died before they claimed a run; one said: {words[:300]}",
             "workers that start",
             "mend it (launcher.setup?), then run again",

@@ -1,5 +1,6 @@
-"""`python slurm_sweeps.py ROOT NUM_RUNS [KEY=VALUE ...]`: a detached toy sweep on a cluster, without Hydra."""
+"""`python slurm_sweeps.py ROOT NUM_RUNS SETTINGS`: submit and watch a toy sweep on a cluster, without Hydra."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -24,5 +25,26 @@ def toy_tender(root: Path, plan: Plan, **settings) -> Tender:
     return Tender(plan, Ledger(root, launcher.max_attempts), folder, launcher, trainer=TRAINER)
 
 
+def watch(root: Path, plan: Plan, settings: dict) -> int:
+    """`python -m sweep ... watch` as it is, but for the question and the trainer."""
+    from sweep.arguments import Arguments
+    from sweep.commands import clustering
+    from sweep.commands.session import Session
+    from sweep.config import GridConfig, SearchConfig, SweepConfig
+
+    tender = toy_tender(root, plan, **settings)
+    config = SweepConfig(
+        action="watch",
+        root=str(root),
+        name=plan.name,
+        grid=GridConfig(name=plan.name),
+        launcher=tender.launcher,
+        search=SearchConfig(),
+    )
+    clustering.tender_of = lambda session: tender
+    return clustering.watch(Session(Arguments("watch"), config, plan, tender.folder, tender.ledger))
+
+
 if __name__ == "__main__":
-    toy_tender(Path(sys.argv[1]), toy_plan(int(sys.argv[2]))).tend()
+    words = json.loads(sys.argv[3])
+    sys.exit(watch(Path(sys.argv[1]), toy_plan(int(sys.argv[2])), {**words, "setup": tuple(words["setup"])}))

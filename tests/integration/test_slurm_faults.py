@@ -1,10 +1,10 @@
 """Each fault alone, on a real SLURM: nothing is lost, nothing is trained twice to the end, the bits are the same.
 
 The toy trainer's parameters are a chain of hashes over its steps, with a checkpoint after each: the save interval is
-one step. Faults that concern only one sweep happen at the same time in sweeps of their own, to save minutes.
+one step. Faults that concern only one sweep, or only a node of its own, happen at the same time, to save minutes.
 """
 
-import hashlib
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,114 +12,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from slurm_sweeps import toy_tender
-from test_kill import assert_no_attempt_after_the_record, results
-from toy_sweep import toy_plan
-from toy_trainer import NUM_STEPS
+from slurm_scenes import Scene, as_user_of, crash, fill, preempt, scene
 
 from sweep.claims import owner_from_dict
-from sweep.slurm.queue import Queued, read_queue
-from sweep.slurm.tend import Tender
-from sweep.spec import Plan, RunSpec, Status
+from sweep.errors import LedgerError
+from sweep.slurm.burial import bad_nodes
 from train.files import read_json
 
 pytestmark = pytest.mark.integration
-NUM_RUNS = 6
-STEP_S = 0.4  # a run takes 8 s
-
-
-@dataclass
-class Scene:
-    """A toy sweep on the cluster and what is done to it."""
-
-    root: Path
-    plan: Plan
-    tender: Tender
-    said: list[str] = field(default_factory=list)
-    error: BaseException | None = None
-
-    def begin(self) -> None:
-        self.tender.say = self.said.append
-        self.tender.tend()
-        self.until(lambda: self.running(), 60)
-
-    def until(self, condition: Callable[[], object], timeout_s: float = 60.0):
-        deadline = time.monotonic() + timeout_s
-        while not (value := condition()):
-            assert time.monotonic() < deadline, f"{self.root.name}: waited {timeout_s} s; {self.said}"
-            time.sleep(0.2)
-        return value
-
-    def running(self, at_least: int = 3) -> list[tuple[RunSpec, int]]:
-        """Runs that are under way, with the process number of their worker."""
-        found = []
-        for spec in self.plan.runs:
-            state = self.tender.ledger.status(spec.fingerprint)
-            if state.status is Status.RUNNING and state.owner and self.num_steps(spec) >= at_least:
-                found.append((spec, state.owner.pid))
-        return found
-
-    def job_of(self, spec: RunSpec) -> str:
-        state = self.tender.ledger.status(spec.fingerprint)
-        assert state.owner
-        return state.owner.job.partition(":")[2].rpartition(".")[0]
-
-    def tasks(self) -> list[Queued]:
-        known = {batch.batch for batch in self.tender.look().batches}
-        return [task for task in read_queue().values() if task.batch in known]
-
-    def num_steps(self, spec: RunSpec) -> int:
-        try:
-            return len((self.root / ".runs" / spec.fingerprint / "steps.log").read_text().split())
-        except FileNotFoundError:
-            return 0
-
-    def finish(self, timeout_s: float = 150.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            states = self.tender.tend().states
-            if all(state.status is Status.FINISHED for state in states.values()):
-                return
-            assert time.monotonic() < deadline, (
-                f"{self.root.name}: {[s.status for s in states.values()]} {self.said}"
-            )
-            time.sleep(1.0)
-
-    def check(self, num_steps_lost: int) -> None:
-        """Everything recorded, to the bit, and no more steps repeated than so many."""
-        found = results(self.root)
-        assert {name: parameters for name, (parameters, _, _) in found.items()} == {
-            spec.fingerprint: chain(spec) for spec in self.plan.runs
-        }
-        assert_no_attempt_after_the_record(self.root)
-        total = sum(self.num_steps(spec) for spec in self.plan.runs)
-        assert total <= len(self.plan.runs) * NUM_STEPS + num_steps_lost, f"{total} steps"
-
-    def losses(self) -> list[str]:
-        """The classes of what was lost."""
-        return [
-            str((read_json(path) or {})["kind"]) for path in self.root.glob(".runs/*/attempts/*.lost.json")
-        ]
-
-    def num_released(self) -> int:
-        return len(list(self.root.glob(".runs/*/attempts/*.released")))
-
-
-def chain(spec: RunSpec) -> str:
-    """What an undisturbed training of this run ends in."""
-    value = spec.fingerprint
-    for step in range(NUM_STEPS):
-        value = hashlib.sha256(f"{value} {step}".encode()).hexdigest()
-    return value
-
-
-def scene(folder: Path, name: str, *, num_runs: int = NUM_RUNS, step_s: float = STEP_S, **settings) -> Scene:
-    plan = toy_plan(num_runs)
-    options = {"max_jobs": 2, "setup": (f"export TOY_STEP_S={step_s}",), **settings}
-    return Scene(folder / name, plan, toy_tender(folder / name, plan, **options))
+ELSEWHERE = {"exclude": "c1,c2"}  # those two nodes are for the faults that break one
 
 
 def kill_a_worker(it: Scene) -> None:
@@ -137,20 +40,8 @@ def requeue_a_task(it: Scene) -> None:
     subprocess.run(["scontrol", "requeue", it.job_of(spec)], check=True)
 
 
-def preempt(it: Scene) -> None:
-    node = next(task.node for task in it.tasks() if task.state == "RUNNING")
-    subprocess.run(
-        [
-            "sbatch",
-            "--partition=main",
-            f"--nodelist={node}",
-            "--cpus-per-task=4",
-            "--output=/dev/null",
-            "--wrap=sleep 3",
-        ],
-        check=True,
-        capture_output=True,
-    )
+def preempt_a_task(it: Scene) -> None:
+    preempt(next(task.node for task in it.tasks() if task.state == "RUNNING"))
     it.until(lambda: it.num_released() > 0, 30)
 
 
@@ -160,64 +51,160 @@ def stop_a_worker(it: Scene) -> None:
 
 
 def nothing(it: Scene) -> None:
-    """The time limit comes by itself."""
+    """The time limit comes by itself, or the device is broken from the start."""
+
+
+def crash_a_node(it: Scene) -> None:
+    """Everything on it dies at once, and it comes back when SLURM has noticed."""
+    it.cluster.daemons.kill("slurmd.c1")
+    crash("c1")
+    it.until(lambda: any(task.restart for task in it.tasks()), 60)
+    it.cluster.start_node("c1")
+
+
+def silence_a_node(it: Scene) -> None:
+    """Its worker computes on, and SLURM can't know."""
+    it.cluster.daemons.kill("slurmd.c2")
+    it.until(lambda: any(task.restart for task in it.tasks()), 60)
+    it.cluster.start_node("c2")
+
+
+def fill_the_disk(it: Scene) -> None:
+    """Steps fail, words are lost, nobody dies of it: jobs wait, and whoever looks is told."""
+    ballast = fill(it.root)
+    told = it.until(lambda: _refusal(it), 30)
+    assert "can't hold results: No space left on device; expected some free space" in told
+    num_jobs = len(it.tasks())
+    time.sleep(6.0)
+    ballast.unlink()
+    it.finish()
+    assert len(it.tasks()) == num_jobs, "the jobs waited; none was burnt"
+
+
+def _refusal(it: Scene) -> str:
+    try:
+        it.tender.tend()
+    except LedgerError as error:
+        return str(error)
+    return ""
+
+
+def close_the_terminal(it: Scene) -> None:
+    """Of the process that submits and watches: SIGHUP, and output that goes nowhere."""
+    terminal, watcher = it.watch_in_a_terminal()
+    it.until(it.running)
+    os.close(terminal)
+    assert watcher.wait(timeout=20) == -signal.SIGHUP
 
 
 @dataclass(frozen=True)
 class Fault:
-    """do: what happens. lost: steps that may be repeated. kinds: how the loss may be classed; () for no loss."""
+    """do: what happens. lost: steps that may be repeated. kinds: how the loss may be classed; () for no loss.
+
+    begin: what comes before it.
+    """
 
     do: Callable[[Scene], None]
     lost: int = 0
     kinds: tuple[str, ...] = ()
     settings: dict = field(default_factory=dict)
+    begin: Callable[[Scene], None] = Scene.begin
 
 
 ALONE = {
-    "SIGKILL of a worker": Fault(kill_a_worker, 1, ("killed",)),
-    "scancel of a task": Fault(cancel_a_task),
-    "scontrol requeue": Fault(requeue_a_task, settings={"max_jobs": 1, "num_runs": 3}),
-    "preemption": Fault(
-        preempt, settings={"partition": "low", "max_jobs": 1, "num_runs": 3, "cpus_per_worker": 4}
-    ),
     "time limit": Fault(
-        nothing, settings={"partition": "short", "time_min": 1, "max_jobs": 1, "num_runs": 2, "step_s": 1.8}
+        nothing,
+        settings={
+            "partition": "short",
+            "time_min": 1,
+            "max_jobs": 1,
+            "num_runs": 1,
+            "step_s": 2.5,
+            **ELSEWHERE,
+        },
     ),
-    "a hung worker": Fault(
-        stop_a_worker, 1, settings={"hung_s": 8.0}
-    ),  # SLURM wakes what it ends: it can save
+    "time limit without a signal": Fault(
+        nothing,
+        settings={
+            "partition": "short",
+            "time_min": 1,
+            "max_jobs": 1,
+            "num_runs": 1,
+            "step_s": 2.7,
+            "signal": "none",
+            **ELSEWHERE,
+        },
+    ),
+    "a silent node": Fault(
+        silence_a_node,
+        1,
+        ("node_fail",),
+        settings={"num_runs": 2, "step_s": 1.8, "max_jobs": 1, "sbatch": ("--nodelist=c2",)},
+    ),
+    "a node crashes": Fault(
+        crash_a_node, 1, ("node_fail",), settings={"num_runs": 3, "max_jobs": 1, "sbatch": ("--nodelist=c1",)}
+    ),
+    "a broken device": Fault(
+        nothing,
+        2,
+        ("node_fail",),
+        settings={"partition": "gpu", "max_jobs": 4, "setup": ("export TOY_STEP_S=0.2 TOY_BROKEN_NODE=g2",)},
+        begin=Scene.send,
+    ),
+    "SIGKILL of a worker": Fault(kill_a_worker, 1, ("killed",), settings=ELSEWHERE),
+    "scancel of a task": Fault(cancel_a_task, settings=ELSEWHERE),
+    "scontrol requeue": Fault(requeue_a_task, settings={"max_jobs": 1, "num_runs": 3, **ELSEWHERE}),
+    "preemption": Fault(
+        preempt_a_task,
+        settings={"partition": "low", "max_jobs": 1, "num_runs": 3, "cpus_per_worker": 8, **ELSEWHERE},
+    ),
+    "a hung worker": Fault(  # SLURM wakes what it ends: it can save
+        stop_a_worker, 1, settings={"hung_s": 8.0, **ELSEWHERE}
+    ),
+    "a full disk": Fault(
+        fill_the_disk, 6, ("disk_full",), settings={"disk_mb": 8, "hung_s": 60.0, **ELSEWHERE}
+    ),
+    "a terminal that closes": Fault(close_the_terminal, settings=ELSEWHERE, begin=nothing),
+    "too little memory": Fault(
+        nothing,
+        20,
+        ("host_oom",),
+        settings={
+            "num_runs": 2,
+            "memory_gb": 0.3,
+            "setup": ("export TOY_STEP_S=0.3 TOY_MB=420",),
+            **ELSEWHERE,
+        },
+        begin=Scene.send,
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def scenes(slurm_cluster, tmp_path_factory):
-    """All faults that concern only their own sweep, at once."""
+    """All of them at once."""
     folder = tmp_path_factory.mktemp("faults")
-    patch = pytest.MonkeyPatch()
-    for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH"))]:
-        patch.delenv(name)
-    here = Path(__file__).resolve().parent
-    patch.setenv("SLURM_CONF", slurm_cluster.environment["SLURM_CONF"])
-    patch.setenv("PATH", slurm_cluster.environment["PATH"])
-    patch.setenv("PYTHONPATH", os.pathsep.join([str(here.parents[1]), str(here)]))
-    stages = {name: scene(folder, name.replace(" ", "_"), **fault.settings) for name, fault in ALONE.items()}
+    with as_user_of(slurm_cluster), contextlib.ExitStack() as disks:
+        stages = {
+            name: scene(folder, name.replace(" ", "_"), cluster=slurm_cluster, disks=disks, **fault.settings)
+            for name, fault in ALONE.items()
+        }
 
-    def play(name: str) -> None:
-        try:
-            stages[name].begin()
-            ALONE[name].do(stages[name])
-            stages[name].finish()
-        except BaseException as error:
-            stages[name].error = error
+        def play(name: str) -> None:
+            try:
+                ALONE[name].begin(stages[name])
+                ALONE[name].do(stages[name])
+                stages[name].finish()
+            except BaseException as error:
+                stages[name].error = error
 
-    threads = [threading.Thread(target=play, args=(name,)) for name in ALONE]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.5)
-    for thread in threads:
-        thread.join()
-    yield stages
-    patch.undo()
+        threads = [threading.Thread(target=play, args=(name,)) for name in ALONE]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.3)
+        for thread in threads:
+            thread.join()
+        yield stages
 
 
 @pytest.mark.parametrize("name", list(ALONE))
@@ -229,35 +216,21 @@ def test_a_fault_alone(scenes, name):
     losses = it.losses()
     assert set(losses) <= set(fault.kinds), it.said
     assert bool(losses) == bool(fault.kinds)
-    if name in ("preemption", "time limit", "scontrol requeue"):
+    if name.startswith(("preemption", "time limit", "scontrol requeue")):
         lives = [owner_from_dict(read_json(path)) for path in it.root.glob(".runs/*/attempts/*[0-9].json")]
         assert max(int(owner.job.rpartition(".")[2]) for owner in lives if owner) >= 1, "the same job went on"
         assert it.num_released() >= 1
     if name == "a hung worker":
         assert any("queued again" in line for line in it.said)
-
-
-def test_a_node_goes_down(slurm, tmp_path):
-    it = scene(tmp_path, "down", num_runs=4)
-    it.begin()
-    node = next(task.node for task in it.tasks() if task.state == "RUNNING")
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
-    try:
-        it.finish()
-    finally:
-        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
-    it.check(1)
-
-
-def test_a_node_that_falls_silent_computes_on_and_is_not_robbed(slurm, tmp_path):
-    it = scene(tmp_path, "zombie", num_runs=2, step_s=1.8, max_jobs=1)
-    it.begin()
-    node = next(task.node for task in it.tasks() if task.state == "RUNNING")
-    slurm.daemons.kill(f"slurmd.{node}")  # its worker lives, and SLURM can't know
-    it.until(lambda: any(task.restart for task in it.tasks()), 60)
-    it.finish(150)
-    slurm.start_node(node)
-    it.check(1)
+    if name == "a broken device":
+        assert bad_nodes(it.tender.folder) == ["g2"]
+        assert it.tender._without_bad_nodes().exclude == "g2"
+        assert len(losses) == 2, "each of its two workers lost one run and left"
+    if name == "too little memory":
+        assert {batch.class_name for batch in it.tender.look().batches} == {
+            "0gpu-0.3gb-5min",
+            "0gpu-0.6gb-5min",
+        }
 
 
 def test_the_controller_restarts(slurm, tmp_path):
@@ -272,6 +245,18 @@ def test_the_controller_restarts(slurm, tmp_path):
     it.finish()
     it.check(0)
     assert it.losses() == []
+
+
+def test_the_controller_is_killed(slurm, tmp_path):
+    """What was submitted in the last second may be lost, and its number given to somebody else."""
+    it = scene(tmp_path, "killed", num_runs=4)
+    it.send()
+    slurm.daemons.kill("slurmctld")
+    time.sleep(1.0)
+    slurm.start_controller()
+    it.finish()
+    it.check(2)
+    assert set(it.losses()) <= {"killed", "node_fail", "cancelled", "preempted"}
 
 
 def test_without_accounting_everything_works(slurm, tmp_path):

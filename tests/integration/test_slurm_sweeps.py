@@ -9,9 +9,10 @@ from test_kill import assert_no_attempt_after_the_record, results
 from toy_sweep import toy_plan
 
 from sweep.ledger import Ledger
+from sweep.slurm.batches import folder_of
 from sweep.slurm.queue import read_queue
 from sweep.spec import Status
-from train.files import read_json
+from train.files import only_one, read_json
 
 pytestmark = pytest.mark.integration
 SMALL = (
@@ -124,7 +125,7 @@ def test_a_look_at_a_thousand_runs_takes_a_second_and_one_call(slurm, tmp_path, 
 def test_two_submitters_at_once_send_one_array(slurm, tmp_path):
     plan = toy_plan(20)
     first, second = (toy_tender(tmp_path, plan) for _ in range(2))
-    with first._lock() as is_ours:
+    with only_one(folder_of(first.folder) / "submit.lock") as is_ours:
         assert is_ours
         assert second.tend().sent == ()
     assert len(first.tend().sent) == 1

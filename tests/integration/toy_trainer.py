@@ -1,7 +1,8 @@
 """A trainer that trains nothing, but stops, resumes and fails like a real one. No torch, half a second a run.
 
 Its parameters are a chain of hashes over its steps, so a step that is lost or done twice changes the result.
-Every step that is executed is counted in steps.log, so a test can tell how much was done twice.
+Every step that is executed is counted in steps.log, so a test can tell how much was done twice. What it suffers is
+said by variables: TOY_MB of memory that it takes, TOY_BROKEN_NODE on which its device fails.
 """
 
 import hashlib
@@ -39,11 +40,15 @@ def train(
     state = read_json(folder / "checkpoint" / "state.json") or {"step": 0, "chain": spec.fingerprint}
     step, chain = state["step"], state["chain"]
     (folder / "checkpoint").mkdir(exist_ok=True)
-    print(f"from step {step}")
+    print(f"from step {step}", flush=True)
+    if os.environ.get("TOY_BROKEN_NODE", "") == os.environ.get("SLURMD_NODENAME", "here"):
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    ballast = b"x" * (int(os.environ.get("TOY_MB", "0")) << 20)
     while step < NUM_STEPS:
         if spec.config.train.learning_rate == 1e-9:
             raise ValueError("a learning rate too small for a toy")
         time.sleep(STEP_S)
+        assert len(ballast) % 2 == 0
         chain = hashlib.sha256(f"{chain} {step}".encode()).hexdigest()
         step += 1
         with open(folder / "steps.log", "a", encoding="ascii") as log:

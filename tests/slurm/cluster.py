@@ -3,7 +3,7 @@
     eval "$(python tests/slurm/cluster.py up FOLDER)"      prints export SLURM_CONF=...; safe to repeat
     python tests/slurm/cluster.py down FOLDER
 
-Nodes g1, g2 (4 CPUs, 4 fake GPUs each) and c1, c2 (4 CPUs). Partitions: main (all; the default), low (all;
+Nodes g1, g2 (8 CPUs, 4 fake GPUs each) and c1, c2 (8 CPUs). Partitions: main (all; the default), low (all;
 preempted by main and requeued), short (all; at most a minute), gpu (g1, g2). munge, slurmdbd and MariaDB are
 private to the folder. Debian's packages: tests/slurm/install.sh.
 
@@ -290,8 +290,8 @@ class Cluster:
         for index, node in enumerate(NODES):
             gres = " Gres=gpu:4" if node.startswith("g") else ""
             lines.append(
-                f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + 2 + index} CPUs=4 "
-                f"Boards=1 SocketsPerBoard=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000{gres}"
+                f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + 2 + index} CPUs=8 "
+                f"Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=16000{gres}"
             )
         every = ",".join(NODES)
         lines += [

@@ -44,11 +44,34 @@ def test_a_foreign_record_is_not_believed(change):
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
         (OSError(errno.EACCES, "no"), "code"),
+        # real: torch.save, safetensors and a tensor of four petabytes on a machine that has no room
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "disk_full"),
+        (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), "disk_full"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                "you tried to allocate 4000000000000000 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "host_oom",
+        ),
+        (AssertionError("Torch not compiled with CUDA enabled"), "code"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "node_fail"),
+        (
+            RuntimeError("NCCL Error 2: unhandled system error (run with NCCL_DEBUG=INFO for details)"),
+            "node_fail",
+        ),
+        (KeyError("out of memory"), "code"),
         (ValueError("x"), "code"),
     ],
 )
 def test_failures_are_classed(error, kind):
     assert failure_kind(error) == kind
+
+
+def test_what_an_error_was_raised_from_counts():
+    error = RuntimeError("the archive is broken")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert failure_kind(error) == "disk_full"
 
 
 def test_a_failure_names_the_last_frame_and_keeps_one_line():

@@ -13,11 +13,12 @@ from sweep.launcher import LauncherConfig
 from sweep.ledger import Ledger, RunState
 from sweep.recovery import smaller_batches
 from sweep.slurm.batches import Batch
+from sweep.slurm.burial import life_of, since_the_last_run
 from sweep.slurm.classes import by_class, class_of
 from sweep.slurm.code import freeze
 from sweep.slurm.evidence import failure_class, telling_line
 from sweep.slurm.jobs import JobName, job_from_text, this_job
-from sweep.slurm.queue import Queued, parse_queue
+from sweep.slurm.queue import Queued, parse_accounting, parse_queue
 from sweep.slurm.reconcile import (
     Held,
     code_at_fault,
@@ -118,6 +119,41 @@ def test_a_job_that_left_the_queue():
     assert unknown_jobs([held(0)], {"12_3": task()}) == []
 
 
+def test_the_accounting_tells_how_an_earlier_life_ended():
+    mine, other = f"wit-{BATCH}", "wit-ffffffffffffffff"
+    text = f"12_3|PREEMPTED|{mine}\n12_4|RUNNING|{mine}\n12_3|NODE_FAIL|{mine}\n12_3|RUNNING|{mine}\n"
+    accounting = parse_accounting(text)
+    assert accounting["12_3"] == ("RUNNING", mine)
+    assert accounting["12_3.1"] == ("NODE_FAIL", mine)
+    assert unknown_jobs([held(0)], {"12_3": task(restart=2)}) == ["12_3"]
+    assert verdicts(151, task("RUNNING", restart=2), accounting=accounting) == ["node_fail"]
+    stranger = parse_accounting(text.replace(mine, other))
+    assert verdicts(151, task("RUNNING", restart=2), accounting=stranger) == ["preempted"]
+
+
+def test_each_life_of_a_job_has_its_own_words():
+    first, second = (dataclasses.replace(JOB, restart=number) for number in (0, 1))
+    lines = [
+        f"job {first} on c1, 5.0 min",
+        "DUE TO NODE FAILURE",
+        f"job {second} on c2, 5.0 min",
+        "heard SIGTERM",
+    ]
+    assert life_of(first, lines) == lines[:2]
+    assert life_of(second, lines) == lines[2:]
+    assert life_of(first, ["the beginning", "is cut off"]) == ["the beginning", "is cut off"]
+
+
+def test_what_a_worker_said_of_its_earlier_runs_is_no_evidence():
+    lines = [
+        "a",
+        "interrupted toy-p1-r1-s12 after 4.4 s: disk_full: OSError: [Errno 28] No space left on device",
+        "b",
+    ]
+    assert since_the_last_run(lines) == ["b"]
+    assert since_the_last_run(lines[:1]) == ["a"]
+
+
 def test_a_hung_job_is_one_that_runs_and_says_nothing():
     assert hung([held(901)], {"12_3": task()}, 900.0)
     assert not hung([held(800)], {"12_3": task()}, 900.0)
@@ -183,7 +219,7 @@ def test_workers_are_as_many_as_there_is_work_for():
         task("FAILED", key="1_2"),
         task("COMPLETING", key="1_3"),
     ]
-    assert lacking(planned, [batch()], tasks) == 6
+    assert lacking(planned, [batch()], tasks) == 5, "a job that is queued again is completing for a moment"
     assert lacking(planned, [batch(announced_at=990.0)], []) == 4, "just announced: not in the queue yet"
     assert lacking(planned, [batch()], []) == 8, "announced long ago and never seen"
 
@@ -253,7 +289,18 @@ def test_unknown_sbatch_options_pass_through(tmp_path):
     spec = toy_spec(0)
     config = dataclasses.replace(spec.config, model=dataclasses.replace(spec.config.model, gpus=2))
     made = sbatch_parameters(launcher, class_of(config, launcher), batch(), tmp_path)
-    assert made["additional_parameters"] == {"reservation": "mine", "exclusive": True, "requeue": True}
+    assert made["additional_parameters"] == {
+        "reservation": "mine",
+        "exclusive": True,
+        "requeue": True,
+        "signal": "USR2@120",
+    }
+    plain = sbatch_parameters(
+        dataclasses.replace(launcher, signal="none"), class_of(config, launcher), batch(), tmp_path
+    )
+    assert plain["additional_parameters"]["signal"] == "CONT@1", "which does nothing"
+    with pytest.raises(ConfigError, match=r"launcher\.signal=KILL"):
+        LauncherConfig(kind="slurm", signal="KILL")
     assert (made["gres"], made["partition"], made["array_parallelism"]) == ("gpu:a100:2", "a,b", 3)
     assert made["setup"][0] == "module load cuda"
     assert "account" not in made

@@ -16,10 +16,11 @@ from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.ledger import Ledger
 from sweep.outcomes import same_failure
+from sweep.recovery import CLUSTER_REMEDIES
 from sweep.slots import holders, take_slot
 from sweep.spec import Status
 from sweep.trainers import GivenBack, load_trainer, make_trainer
-from sweep.worker import NO_SLOT, NOTHING_LEFT, SAME_FAILURE, Worker, work
+from sweep.worker import NO_SLOT, NODE_FAILURE, NOTHING_LEFT, SAME_FAILURE, Worker, work
 
 PLAN = toy_plan(4)
 
@@ -210,7 +211,32 @@ def test_a_full_disk_is_not_the_runs_fault(folder):
     with pytest.raises(OSError, match=f"No space left on device; {PLAN.runs[1].run_id} can be continued"):
         worker(folder, trainer).run()
     assert trainer.trained == [0, 1]
-    assert statuses(folder) == ["finished", "interrupted", "planned", "planned"]
+    assert statuses(folder) == ["finished", "lost", "planned", "planned"]
+    assert Ledger(folder.root).losses(PLAN.runs[1].fingerprint) == ["disk_full"]
+
+
+def test_a_broken_node_gives_its_run_to_another_and_ends(folder):
+    trainer = Trainer(seed1=RuntimeError("CUDA error: uncorrectable ECC error encountered"))
+    assert worker(folder, trainer).run() == NODE_FAILURE
+    assert statuses(folder) == ["finished", "lost", "planned", "planned"]
+    for _ in range(3):
+        assert worker(folder, trainer).run() == NODE_FAILURE
+    assert worker(folder, trainer).run() == NODE_FAILURE, "on five nodes: it's the run"
+    assert statuses(folder)[1] == "failed"
+    assert worker(folder, trainer).run() == NOTHING_LEFT
+    assert statuses(folder) == ["finished", "failed", "finished", "finished"]
+
+
+def test_a_run_gets_more_memory_where_there_is_more(folder):
+    trainer = Trainer(seed0=MemoryError())
+    worker(folder, trainer).run()
+    assert statuses(folder)[0] == "failed", "this machine has no more"
+    Ledger(folder.root).retry(PLAN.runs[0].fingerprint)
+    one = worker(folder, trainer)
+    one._remedies = CLUSTER_REMEDIES
+    one.run()
+    assert statuses(folder)[0] == "failed"
+    assert Ledger(folder.root).losses(PLAN.runs[0].fingerprint) == ["host_oom", "host_oom"]
 
 
 def test_a_run_that_somebody_took_over_is_stopped_and_not_recorded(folder, monkeypatch):
