@@ -21,7 +21,7 @@ TEXTS = {  # what Linux, PyTorch, CUDA and NCCL say; the first that fits decides
     r"|cuda-capable device.* busy or unavailable|no cuda-capable device|node failure"
     r"|communication connection failure|stale file handle|device-side hardware|input/output error"
     r"|unspecified launch failure|cuda driver initialization failed|watchdog caught collective operation timeout"
-    r"|system not yet initialized|unable to determine the device handle|gpu is lost",
+    r"|distnetworkerror|distbackenderror|nccl communicator was aborted|system not yet initialized|unable to determine the device handle|gpu is lost",
 }
 _TEXTS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in TEXTS.items())
 _MISTAKES = (  # in the code, whatever their text mentions

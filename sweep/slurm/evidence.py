@@ -15,7 +15,8 @@ _RULES = tuple(
         ("preempted", r"due to (preemption|job requeue)|\bpreempted\b"),
         ("timeout", r"due to time limit|time limit exhausted|\btimed?[ -]?out\b.*(job|step)"),
         ("nan_loss", r"loss of step \d+ is not finite"),
-        ("cancelled", r"cancelled at .* due to (?!preemption|job requeue|time)|\bscancel\b"),
+        ("cancelled", r"cancelled at \S+ (\*\*\*|due to (?!preemption|job requeue|time))|\bscancel\b"),
+        ("killed", r"signal 9 \(sigkill\) received|exitcode\s*:\s*-9\b"),  # torchrun's words for a child
     )
 )
 _BY_STATE = {

@@ -40,6 +40,7 @@ _QUEUE_IS_FULL = (
     "job count",
 )
 _SETTINGS = (  # what the scheduler's words are about -> which setting to change
+    ("account/partition", "launcher.account or launcher.partition"),
     ("partition", "launcher.partition"),
     ("account", "launcher.account"),
     ("qos", "launcher.qos"),
@@ -127,6 +128,9 @@ def submit_workers(
         ):  # the scheduler forgot it: killed before it saved its state
             forget_probe(folder)
             probe = send_probe(folder, launcher, resources)
+            continue
+        if "job array specification" in problem.lower() and most > (limit := limit_of_arrays()):
+            most = limit  # most sites allow more, so it isn't asked for each submission
             continue
         if problem and any(words in problem.lower() for words in _QUEUE_IS_FULL):
             if size > 1 and not submitted:

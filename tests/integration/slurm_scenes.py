@@ -216,9 +216,9 @@ def crash(node: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def preempt(node: str) -> None:
+def preempt(node: str, *more: str) -> None:
     """A job of the partition that goes first wants the whole node."""
-    words = ["--partition=main", f"--nodelist={node}", "--cpus-per-task=8", "--output=/dev/null"]
+    words = ["--partition=main", f"--nodelist={node}", "--cpus-per-task=8", "--output=/dev/null", *more]
     subprocess.run(["sbatch", *words, "--wrap=sleep 3"], check=True, capture_output=True)
 
 

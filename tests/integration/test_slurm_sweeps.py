@@ -94,16 +94,6 @@ def test_many_runs_take_one_sbatch_and_less_than_two_seconds(slurm, tmp_path, ca
     tender.cancel_waiting()
 
 
-def test_small_arrays_still_submit_all(slurm, tmp_path, monkeypatch):
-    monkeypatch.setattr("sweep.slurm.submit.limit_of_arrays", lambda: 9)  # MaxArraySize=10
-    tender = toy_tender(tmp_path, toy_plan(105), max_jobs=105, sbatch=("--begin=now+1hour",))
-    found = tender.tend()
-    assert [batch.num_tasks for batch in found.sent] == [9] * 11 + [6]
-    assert len([task for task in read_queue().values() if task.batch in {b.batch for b in found.sent}]) == 105
-    tender.cancel_waiting()
-    assert not [task for task in read_queue().values() if task.is_waiting]
-
-
 def test_a_look_at_a_thousand_runs_takes_a_second_and_one_call(slurm, tmp_path, calls):
     plan = toy_plan(1000)
     tender = toy_tender(tmp_path, plan, sbatch=("--begin=now+1hour",))

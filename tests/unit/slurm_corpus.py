@@ -1,4 +1,11 @@
-"""What dying workers leave behind: (class, SLURM's state, last lines). Marked real: seen on SLURM 22.05."""
+"""What dying workers leave behind: (class, SLURM's state, last lines).
+
+slurm_logs.json holds real ones: jobs that suffered each fault on SLURM 22.05 with PyTorch 2.13, as they printed it, but
+for paths. Below are further ones marked real, and wordings from the sources and issue trackers of PyTorch, NCCL and CUDA.
+"""
+
+import json
+from pathlib import Path
 
 _TRACE = 'Traceback (most recent call last):\n  File "train/loop.py", line 88, in train_model\n'
 CORPUS = [
@@ -176,4 +183,73 @@ CORPUS = [
     ("killed", "FAILED", ""),
     ("killed", "COMPLETED", "job c2db9ec314e243d5:19_0.0 on c1, 240.0 min"),
     ("killed", "FAILED", "srun: error: c2: task 0: Aborted (core dumped)"),
+    # PyTorch
+    (
+        "cuda_oom",
+        "FAILED",
+        _TRACE
+        + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+        "79.15 GiB of which 1.06 GiB is free. Process 12345 has 78.08 GiB memory in use. Of the allocated memory 75.21 "
+        "GiB is allocated by PyTorch, and 2.12 GiB is reserved by PyTorch but unallocated. If reserved but unallocated "
+        "memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.",
+    ),
+    (
+        "cuda_oom",
+        "FAILED",
+        _TRACE
+        + "RuntimeError: CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; 7.79 GiB total capacity; 6.20 "
+        "GiB already allocated; 15.38 MiB free; 6.22 GiB reserved in total by PyTorch)",
+    ),
+    ("code", "FAILED", _TRACE + "RuntimeError: CUDA error: an illegal memory access was encountered"),
+    ("code", "FAILED", _TRACE + "RuntimeError: CUDA error: device-side assert triggered"),
+    ("code", "FAILED", _TRACE + "RuntimeError: CUDA error: invalid device ordinal"),
+    (
+        "code",
+        "FAILED",
+        _TRACE + "RuntimeError: Found no NVIDIA driver on your system. Please check that you have one",
+    ),
+    (
+        "node_fail",
+        "FAILED",
+        _TRACE
+        + "RuntimeError: Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before "
+        "calling NumCudaDevices() that might have already set an error? Error 802: system not yet initialized",
+    ),
+    # NCCL
+    (
+        "node_fail",
+        "FAILED",
+        _TRACE
+        + "torch.distributed.DistBackendError: NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp"
+        ":1331, internal error - please report this issue to the NCCL developers, NCCL version 2.18.1\n"
+        "ncclInternalError: Internal check failed.",
+    ),
+    (
+        "node_fail",
+        "FAILED",
+        "[E ProcessGroupNCCL.cpp:475] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3, OpType="
+        "ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=1800000) ran for 1800293 milliseconds before timing out.",
+    ),
+    ("node_fail", "FAILED", _TRACE + "RuntimeError: NCCL communicator was aborted on rank 1."),
+    # the driver
+    ("node_fail", "FAILED", "NVRM: Xid (PCI:0000:b1:00): 48, pid=12345, name=python, Double Bit ECC Error"),
+    ("node_fail", "FAILED", "Unable to determine the device handle for GPU 0000:B1:00.0: Unknown Error"),
+    ("node_fail", "FAILED", "GPU is lost.  Reboot the system to recover this GPU"),
+    # the kernel, and torchrun
+    (
+        "host_oom",
+        "FAILED",
+        "Out of memory: Killed process 4711 (python) total-vm:91222332kB, anon-rss:64210044kB",
+    ),
+    (
+        "killed",
+        "FAILED",
+        "Traceback (most recent call last):\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n"
+        "  exitcode  : -9 (pid: 4711)\n  traceback : Signal 9 (SIGKILL) received by PID 4711",
+    ),
 ]
+REAL = [
+    (str(log["kind"]), str(log["state"]), str(log["text"]))
+    for log in json.loads((Path(__file__).parent / "slurm_logs.json").read_text(encoding="utf-8"))
+]
+CORPUS += REAL

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from slurm_corpus import CORPUS
+from slurm_corpus import CORPUS, REAL
 from toys import finished, toy_plan, toy_spec
 
 from sweep.claims import JOB_VARIABLE, Owner
@@ -325,13 +325,16 @@ def test_refusals_name_the_setting(words, setting):
 
 
 def test_evidence_names_the_class_of_nearly_every_log():
-    assert len(CORPUS) >= 60
+    assert len(CORPUS) >= 100
+    assert len(REAL) >= 35
     wrong = [
         (kind, failure_class(state, text), text)
         for kind, state, text in CORPUS
         if failure_class(state, text) != kind
     ]
     assert len(wrong) <= 0.05 * len(CORPUS), wrong
+    by_text_alone = [text for kind, _, text in REAL if text and failure_class("", text) != kind]
+    assert len(by_text_alone) <= 0.05 * len(REAL), "where there is no accounting"
     assert telling_line("host_oom", "a\nMemoryError\nb") == "MemoryError"
 
 
