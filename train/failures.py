@@ -20,8 +20,9 @@ TEXTS = {  # what Linux, PyTorch, CUDA and NCCL say; the first that fits decides
     r"|unhandled (system|cuda) error|nvlink|xid (\([^)]*\): )?\d+|fallen off the bus"
     r"|cuda-capable device.* busy or unavailable|no cuda-capable device|node failure"
     r"|communication connection failure|stale file handle|device-side hardware|input/output error"
-    r"|unspecified launch failure|cuda driver initialization failed|watchdog caught collective operation timeout"
-    r"|distnetworkerror|distbackenderror|nccl communicator was aborted|system not yet initialized|unable to determine the device handle|gpu is lost",
+    r"|unspecified launch failure|cuda driver initialization failed|distnetworkerror|distbackenderror"
+    r"|watchdog caught collective operation timeout|nccl communicator was aborted|system not yet initialized"
+    r"|unable to determine the device handle|gpu is lost",
 }
 _TEXTS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in TEXTS.items())
 _MISTAKES = (  # in the code, whatever their text mentions

@@ -1,7 +1,7 @@
 """What dying workers leave behind: (class, SLURM's state, last lines).
 
-slurm_logs.json holds real ones: jobs that suffered each fault on SLURM 22.05 with PyTorch 2.13, as they printed it, but
-for paths. Below are further ones marked real, and wordings from the sources and issue trackers of PyTorch, NCCL and CUDA.
+slurm_logs.json holds real ones: jobs that suffered each fault on SLURM 22.05 with PyTorch, as they printed it, but for
+paths. Below are further ones marked real, and wordings from the sources and issue trackers of PyTorch, NCCL and CUDA.
 """
 
 import json
