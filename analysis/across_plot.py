@@ -113,10 +113,11 @@ def pooled_figure(across: Across) -> Figure | None:
     figure, (left, right) = _two_maps()
     places_Q2 = across.places_Q2
     gain_Q = across.common.mean_Q - across.common.mean_Q[convention_of(places_Q2)]
-    trained_Q = gain_Q[places_Q2[:, 1] > 0]
-    reach = max(float(np.abs(trained_Q).max()), 1e-6)
+    reach = max(
+        1.5 * float(gain_Q.max()), 2 * across.epsilon
+    )  # what goes badly wrong would leave all else one colour
     scale = TwoSlopeNorm(0.0, -reach, reach)
-    _map(figure, left, places_Q2, gain_Q, colormaps["RdBu"], scale)
+    _map(figure, left, places_Q2, np.clip(gain_Q, -reach, reach), colormaps["RdBu"], scale)
     _outline(left, places_Q2, across.common.median_Q)
     if across.recommended is not None:
         _star(left, np.array(across.recommended))

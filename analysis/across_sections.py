@@ -71,9 +71,8 @@ def agreement_section(across: Across, figures: Figures) -> Markup:
             image(
                 figures["pooled"],
                 "Maps of the pooled gain and of a new plane's best region",
-                "Left: the mean surface of these planes; the colour is cut where prompt-only would set "
-                "it. Right: a "
-                "plane nobody ran. Dark everywhere means that these planes don't say where its best region is.",
+                "Left: the mean surface of these planes; the colour is cut at losses as large as the gains. "
+                "Right: a plane nobody ran. Dark everywhere: these planes don't say where its best region is.",
                 wide=True,
             )
         )

@@ -42,9 +42,7 @@ def overrides_for(config: RunConfig, parent: str = "") -> tuple[str, ...]:
             chosen.append(f"{group}={best}")
         differing += [f"{group}.{key}={_text(value)}" for key, value in files[best].items()]
     weights = {
-        key: value
-        for key, value in values["objective"].items()
-        if value != defaults_tree(RunConfig)["objective"][key]
+        key: value for key, value in values["objective"].items() if value != _defaults("objective")[key]
     }
     differing += [f"objective.{key}={_text(value)}" for key, value in weights.items()]
     differing += [f"seeds.{key}={value}" for key, value in values["seeds"].items() if value is not None]
@@ -59,9 +57,7 @@ def _distance(group: str, differences: Mapping[str, Any]) -> tuple[bool, int]:
 
 def _differences(group: str, tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """What must be said beyond `group=file`, for the configuration `values`."""
-    expected = _flat(defaults_tree(RunConfig)[group]) | {
-        key: value for key, value in tree.items() if value != MANDATORY
-    }
+    expected = _defaults(group) | {key: value for key, value in tree.items() if value != MANDATORY}
     if values[group].get("source") == "local":
         expected_with_path = {group: {**expected, "path": values[group]["path"]}}
         complete_names(expected_with_path)
@@ -72,6 +68,11 @@ def _differences(group: str, tree: Mapping[str, Any], values: Mapping[str, Any])
         if key in _science_keys(group)
         and (expected.get(key) != value or isinstance(expected.get(key), bool) != isinstance(value, bool))
     }
+
+
+@cache  # read only: a report asks for the lines of hundreds of runs
+def _defaults(group: str) -> Mapping[str, Any]:
+    return _flat(defaults_tree(RunConfig)[group])
 
 
 @cache
