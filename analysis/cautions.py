@@ -19,7 +19,8 @@ def cautions(table: Table, study: Study, config: AnalysisConfig) -> tuple[str, .
         _silent(study),
         _noise(study),
         _equal(study),
-        _coverage(study),
+        _broken(study),
+        _alarms(study),
         _below_base(study),
         _empty_outputs(records, config.max_empty_output_rate),
         _mixed(records),
@@ -50,9 +51,17 @@ def _silent(study: Study) -> str:
 
 def _noise(study: Study) -> str:
     region = study.region
-    if region.members_Y is not None or region.best is None:
+    if region.landscape is None:
+        return f"No region: {region.why_none}." if region.best is not None and not study.all_equal else ""
+    if max(estimate.num_seeds for estimate in region.estimates) > 1:
         return ""
-    return f"No region: {region.why_none}. The best below may be the luckiest."
+    known = (
+        f"{plural(region.noise.num_checks, 'scale check')} and " if region.noise.num_checks else ""
+    ) + "how far settings scatter around a smooth surface"
+    return (
+        f"One seed: the noise is inferred from {known}, a lower bound of the spread between seeds; no claim here "
+        "covers another order of the data. Say grid.seeds=[0,1,2]."
+    )
 
 
 def _equal(study: Study) -> str:
@@ -63,15 +72,21 @@ def _equal(study: Study) -> str:
     return ""
 
 
-def _coverage(study: Study) -> str:
-    region = study.region
-    if study.all_equal or not math.isfinite(region.coverage) or region.coverage >= 0.945:
+def _broken(study: Study) -> str:
+    found = study.broken
+    if found is None:
         return ""
-    num_rays = sum(estimate.num_seeds > 0 for estimate in region.estimates)
     return (
-        f"The region is provisional: of {num_rays} equally good settings, this rule keeps the best one in "
-        f"only {100 * region.coverage:.0f} % of simulated sweeps with as many seeds."
+        "The scale of the weights matters here, against theory, so settings of one ratio are no longer pooled: scale "
+        f"checks differ by up to {number(found.largest_check, study.chosen.metric)} "
+        f"(chance: {number(found.check_limit, study.chosen.metric)}), Bayes factor {found.bayes_factor:.2g}. "
+        "grid.collapse=none trains every cell."
     )
+
+
+def _alarms(study: Study) -> str:
+    named = [diagnostic.name for diagnostic in study.diagnostics if diagnostic.alarm]
+    return f"Diagnostics beyond their thresholds, see below: {'; '.join(named)}." if named else ""
 
 
 def _below_base(study: Study) -> str:
@@ -130,6 +145,7 @@ def _changed_code(records: list[RunRecord]) -> str:
 
 def _unpaired(study: Study) -> str:
     region = study.region
-    if region.members_Y is None or region.spread.is_paired:
+    several = max((estimate.num_seeds for estimate in region.estimates), default=0) > 1
+    if region.members_Y is None or region.spread.is_paired or not several:
         return ""
     return "No two settings share two seeds, so differences are not paired and their errors are larger."

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import AnalysisConfig
+from analysis.evaluated import ItemReader
 from analysis.table import Table, check_metric, make_table, nothing_finished
 from sweep.arguments import Arguments, parse_arguments
+from sweep.confirm import SUFFIX
 from sweep.folder import SweepFolder
 from sweep.ledger import Ledger, RunState
 from sweep.rays import canonical_objective
@@ -48,7 +50,7 @@ Also
 
 Settings
   analysis.metric=NAME                  a validation metric (default: the first preferred one on record)
-  analysis.standard_errors=2            half-width of the provisional region
+  analysis.epsilon=0.01                 a difference of no interest, in the metric's unit (default: by unit)
   analysis.max_empty_output_rate=0.2    a run above it is warned about
 
 Example
@@ -137,6 +139,8 @@ def run(request: Request) -> str:
         sweep_command=_command("sweep", request),
         analysis_command=_command("analysis", request),
         train_command_by_fingerprint=commands,
+        read_items=item_reader(ledger),
+        confirming=confirming_table(ledger, folder),
     )
     write_files(folder.report, report.files)
     tracking = composed.configs[0].tracking
@@ -219,6 +223,29 @@ def read_table(plan: Plan, records: Mapping[str, RunRecord], states: Mapping[str
     """What the ledger knows of the plan's runs, joined to it."""
     failures = {key: state.failure for key, state in states.items() if state.failure is not None}
     return make_table(plan, records, {key: state.status for key, state in states.items()}, failures)
+
+
+def item_reader(ledger: Ledger) -> ItemReader:
+    """Items as the runs wrote them: beside their record, or by an evaluation of their own."""
+    from train.items import FOLDER, Items, read_items
+
+    def read(fingerprint: str, benchmark: str, column: str) -> Items | None:
+        run = ledger.folder(fingerprint)
+        found = read_items(run / FOLDER, benchmark, [column])
+        for folder in sorted((run / "evaluations").glob("*")) if found is None else ():
+            found = found or (read_items(folder, benchmark, [column]) if folder.is_dir() else None)
+        return found
+
+    return read
+
+
+def confirming_table(ledger: Ledger, folder: SweepFolder) -> Table | None:
+    """What action=confirm trained for this sweep; None if nothing."""
+    plan = SweepFolder(folder.root, folder.name + SUFFIX).plan()
+    if plan is None:
+        return None
+    states = ledger.statuses(spec.fingerprint for spec in plan.runs)
+    return read_table(plan, ledger.records(states), states)
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

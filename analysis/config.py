@@ -12,15 +12,15 @@ class AnalysisConfig:
     metric: str | None = (
         None  # a validation metric of train/metrics.py; None: the first preferred one on record
     )
-    standard_errors: float = 2.0  # half-width of the provisional region, in standard errors of the difference
+    epsilon: float | None = (
+        None  # a difference of no interest, metric's unit; None: by unit (analysis/units.py)
+    )
     max_empty_output_rate: float = 0.2  # share of rows; a run above it is warned about
 
     def __post_init__(self) -> None:
-        if not self.standard_errors > 0:
+        if self.epsilon is not None and not self.epsilon > 0:
             raise ConfigError(
-                f"analysis.standard_errors={self.standard_errors:g}",
-                "a number above 0",
-                "set analysis.standard_errors=2",
+                f"analysis.epsilon={self.epsilon:g}", "a number above 0", "set analysis.epsilon=0.01"
             )
         if not 0 <= self.max_empty_output_rate <= 1:
             raise ConfigError(

@@ -17,6 +17,7 @@ from analysis.draw import (
     RED,
     SMALL,
 )
+from analysis.landscape import Landscape
 from analysis.plane import Plane, mean_over_seeds
 from analysis.region import Spread, estimate_rays
 from analysis.study import Study
@@ -30,13 +31,12 @@ def ratio_figure(study: Study) -> Figure:
     shown = [(study.chosen, study.region.spread, "#30507c", "o", -0.45)]
     if study.test is not None and study.test_spread is not None:
         shown.append((study.test, study.test_spread, "#b5651d", "s", 0.45))
-    if study.region.members_Y is not None and not study.all_equal:
-        for ray, is_member in zip(study.chosen.rays, study.region.members_Y, strict=True):
-            if is_member:
-                axes.axvspan(ray.angle - 1.1, ray.angle + 1.1, color=RED, alpha=0.13, linewidth=0)
+    landscape = study.region.landscape
+    if landscape is not None and landscape.on_edge:
+        _draw_band(axes, landscape)
     for plane, spread, colour, marker, shift in shown:
         _draw_curve(axes, plane, spread, colour, marker, shift)
-    _draw_ratio_axis(axes, study)
+    draw_ratio_axis(axes, study)
     plane = study.chosen
     _cut_outliers(axes, study, [plane for plane, *_ in shown])
     lowest, highest = axes.get_ylim()
@@ -45,13 +45,34 @@ def ratio_figure(study: Study) -> Figure:
         axes.text(90.5, plane.base_score, "base model", fontsize=SMALL, color=GREY, va="bottom", ha="right")
     axes.set_title(
         f"{plane.metric.title.split(' (')[0]} against the ratio of the weights\n{plane.metric.unit}, "
-        f"{direction(plane.metric)}; bars: one standard error",
+        f"{direction(plane.metric)}; bars: one standard error, band: 95 % of the surface",
         fontsize=10,
         loc="left",
         color=INK,
     )
     axes.legend(frameon=False, fontsize=8, loc="best")
     return figure
+
+
+def draw_region_angles(axes: Axes, landscape: Landscape) -> None:
+    """The angles of the region in pale red."""
+    angles = landscape.angle_Q
+    bounds = np.concatenate([[angles[0]], (angles[1:] + angles[:-1]) / 2, [angles[-1]]])
+    for place in np.flatnonzero(landscape.optimum.median_Q):
+        low, high = float(bounds[place]), float(bounds[place + 1])
+        axes.axvspan(low, max(high, low + 0.5), color=RED, alpha=0.10, linewidth=0, zorder=0.5)
+
+
+def _draw_band(axes: Axes, landscape: Landscape) -> None:
+    """The posterior of the score itself, mean and 95 %; prompt-only training left out."""
+    draw_region_angles(axes, landscape)
+    angles, there = landscape.angle_Q, landscape.response_Q > 0
+    if there.sum() < 2:
+        return
+    scores_KQ = landscape.draws_KQ[:, there] / landscape.scale.factor
+    low_Q, high_Q = np.quantile(scores_KQ, (0.025, 0.975), axis=0)
+    axes.fill_between(angles[there], low_Q, high_Q, color="#c9d6e8", linewidth=0, zorder=1)
+    axes.plot(angles[there], scores_KQ.mean(axis=0), color="#7d97bd", linewidth=1.2, zorder=1.5)
 
 
 def _draw_curve(axes: Axes, plane: Plane, spread: Spread, colour: str, marker: str, shift: float) -> None:
@@ -73,7 +94,6 @@ def _draw_curve(axes: Axes, plane: Plane, spread: Spread, colour: str, marker: s
             )
     there = [index for index, estimate in enumerate(estimates) if estimate.num_seeds]
     errors = [estimates[index].standard_error for index in there]
-    one_run_per_angle = len({round(ray.angle, 6) for ray in plane.rays}) == len(plane.rays)
     axes.errorbar(
         [angles_Y[index] for index in there],
         [estimates[index].mean for index in there],
@@ -81,7 +101,7 @@ def _draw_curve(axes: Axes, plane: Plane, spread: Spread, colour: str, marker: s
         color=colour,
         marker=marker,
         markersize=5,
-        linewidth=1.1 if one_run_per_angle else 0.0,
+        linewidth=0.0,
         elinewidth=1.4,
         capsize=2.5,
         label=split,
@@ -111,7 +131,8 @@ def _cut_outliers(axes: Axes, study: Study, planes: list[Plane]) -> None:
         axes.text(ray.angle - 1.0, edge, text, fontsize=SMALL, color=INK, ha="right", va=side)
 
 
-def _draw_ratio_axis(axes: Axes, study: Study) -> None:
+def draw_ratio_axis(axes: Axes, study: Study) -> None:
+    """Angles as ticks, named by the ratio of the weights."""
     labelled: list[tuple[float, str]] = []
     rays = sorted(study.chosen.rays, key=lambda ray: (ray.angle not in (0.0, 45.0, 90.0), ray.angle))
     for ray in rays:

@@ -23,6 +23,7 @@ a { color: var(--link); }
 .warn strong { color: var(--warn); }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 figure { margin: .6rem 0; flex: 1 1 21rem; min-width: 0; max-width: 44rem; }
+.figures figure { max-width: 32rem; }
 figure.wide { flex-basis: 100%; max-width: 58rem; }
 img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
   border-radius: 4px; }

@@ -9,7 +9,7 @@ Two silences are kept apart: NaN in `scores_PRS` is a run that was asked for and
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,6 +153,40 @@ def make_plane(table: Table, group: Group, metric: Metric) -> Plane:
         rays=rays,
         base_score=_score(table, base.fingerprint, metric) if base is not None else math.nan,
         checks=tuple(checks),
+    )
+
+
+def unpooled(plane: Plane) -> Plane:
+    """The plane with what was trained only: aliases are never asked, and scale checks are rays of their own.
+
+    For a plane on which the scale of the weights turned out to matter.
+    """
+    rays, scores = [], []
+    for ray, scores_S in zip(plane.rays, plane.scores_YS, strict=True):
+        own = [cell for cell in ray.cells if plane.weights(cell) == ray.trained_at] or [ray.cells[-1]]
+        rays.append(Ray(*plane.weights(own[0]), ray.trained_at, (own[0],)))
+        scores.append(scores_S)
+    taken = {ray.cells[0] for ray in rays}
+    for check in plane.checks:
+        weights = check.prompt_weight, check.response_weight
+        cell = plane.cell_at(*weights)
+        if cell is not None and cell not in taken:
+            rays.append(Ray(*weights, weights, (cell,)))
+            scores.append([check.score if seed == check.seed else math.nan for seed in plane.seeds_S])
+    order = sorted(range(len(rays)), key=lambda index: (rays[index].angle, rays[index].cells))
+    scores_PRS = np.full_like(plane.scores_PRS, np.nan)
+    asked_PR, ray_PR = np.zeros_like(plane.asked_PR), np.full_like(plane.ray_PR, -1)
+    for number, index in enumerate(order):
+        cell = rays[index].cells[0]
+        asked_PR[cell], ray_PR[cell] = True, number
+        scores_PRS[cell] = scores[index]
+    return replace(
+        plane,
+        scores_PRS=scores_PRS,
+        asked_PR=asked_PR,
+        ray_PR=ray_PR,
+        rays=tuple(rays[index] for index in order),
+        checks=(),
     )
 
 

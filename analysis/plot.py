@@ -95,7 +95,7 @@ def difference_figure(study: Study, plane: Plane) -> Figure | None:
     for index, (ray, difference) in enumerate(zip(plane.rays, differences, strict=True)):
         if not math.isfinite(difference.mean) or max(plane.asked_PR.shape) > MAX_LABELLED:
             continue
-        text, faint = _difference_text(difference, plane, study.region.standard_errors, index == conventional)
+        text, faint = _difference_text(difference, plane, index == conventional)
         colour = colours(scale(float(np.clip(difference.mean, -limit, limit))))
         for cell in ray.cells:
             write_cell(axes, cell, text, LIGHT if index == conventional else colour, faint=faint)
@@ -169,15 +169,13 @@ def _short(value: float, plane: Plane) -> str:
     return number(value, plane.metric).removeprefix("0")
 
 
-def _difference_text(
-    difference: Estimate, plane: Plane, standard_errors: float, is_itself: bool
-) -> tuple[str, bool]:
+def _difference_text(difference: Estimate, plane: Plane, is_itself: bool) -> tuple[str, bool]:
     if is_itself:
         return "0\nby definition", True
     text = signed(difference.mean, plane.metric)
     if not math.isfinite(difference.standard_error):
         return text, False
-    faint = abs(difference.mean) <= standard_errors * difference.standard_error
+    faint = abs(difference.mean) <= 2 * difference.standard_error
     text = f"({text})" if faint else text
     return f"{text}\n±{_short(difference.standard_error, plane)}", faint
 

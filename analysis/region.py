@@ -1,23 +1,30 @@
-"""The provisional region: every ray within some standard errors of the seed-averaged best. Pure, numpy only.
+"""The region of one plane: the settings that may well be as good as the best one. Pure.
 
 Letters: Y rays (distinct runs per seed), S seeds.
 
-The rule is deliberately simple and says so wherever it is shown: it isn't corrected for having chosen the
-best among Y rays. `least_coverage` states what that costs. A later rule takes a Plane and returns a Region.
+A setting belongs to it if the posterior of the plane's surface (`analysis.landscape`) puts it within epsilon of the
+best setting with probability 1/2 or more. Beside it stand the raw means of seeds, which assume no surface.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.invariance import Invariance, invariance_of
+from analysis.landscape import Landscape, make_landscape, runs_of
+from analysis.noise import Noise, check_deviation, two_way_deviation
+from analysis.optimum import Difference
 from analysis.plane import Floats, Plane, mean_over_seeds
+from analysis.units import scale_of
 
-LABEL = (
-    "Provisional region: every cell within {k:g} standard errors of the seed-averaged best; "
-    "not yet corrected for having chosen the best among {n}"
+CONVENTIONAL = (0.0, 1.0)  # instruction tuning: the loss on responses only
+METHOD = (
+    "Gaussian-process surface over the weights: flat, ratio-only, nearly ratio-only and Cartesian surfaces averaged "
+    "by their evidence, every hyper-parameter integrated out, known evaluation variance plus an inferred run-to-run "
+    "standard deviation. A setting is in the region if it is within epsilon of the best one with probability 1/2 or "
+    "more"
 )
 
 
@@ -51,19 +58,25 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The rays not told from the best. `members_Y` None: no region, and `why_none` says why."""
+    """The answer for one plane. Indices are rays. `members_Y` None: no region, and `why_none` says why."""
 
-    best: int | None  # index of the ray
-    estimates: tuple[Estimate, ...]  # of each ray
-    members_Y: NDArray[np.bool_] | None
+    best: int | None  # of the posterior mean; of the seed means where there is no surface
+    recommended: int | None  # best, or (0, 1) unless the gain over it is all but sure
+    estimates: tuple[Estimate, ...]  # raw means of each ray
+    members_Y: (
+        NDArray[np.bool_] | None
+    )  # within epsilon of the best with probability 1/2 or more; best included
     undecided_Y: NDArray[np.bool_]  # asked, and no run finished yet
     spread: Spread
-    standard_errors: float
-    coverage: (
-        float  # the least share of simulated planes whose true best ray is a member; NaN without a region
-    )
+    noise: Noise
+    landscape: Landscape | None
+    invariance: Invariance | None
     why_none: str
     method: str
+
+    def gain(self, ray: int | None) -> Difference | None:
+        """Posterior gain of a ray over (0, 1), points, higher better; None without surface or either ray."""
+        return None if self.landscape is None or ray is None else self.landscape.gains_Y[ray]
 
 
 def seed_spread(scores_YS: Floats) -> Spread:
@@ -128,57 +141,74 @@ def estimate_rays(scores_YS: Floats, spread: Spread) -> tuple[Estimate, ...]:
     )
 
 
-def best_region(plane: Plane, standard_errors: float = 2.0) -> Region:
-    """The best ray, and the rays within `standard_errors` standard errors of the difference to it.
+def best_region(
+    plane: Plane,
+    epsilon: float | None = None,
+    variances: dict[tuple[int, int, bool], float] | None = None,
+) -> Region:
+    """The surface of the plane, its region and its noise.
 
-    Raises   ValueError for a metric without direction.
-    Note     The best is sought among the rays with the most finished seeds, so that one lucky seed of a
-             half-finished ray can't win; the others may still be members.
+    epsilon      what nobody would care about, metric's unit; None: by unit (see `analysis.units`).
+    variances    known evaluation variances, see `make_landscape`.
+    Raises       ValueError for a metric without direction.
     """
-    if plane.metric.better == "none":
-        raise ValueError(f"{plane.metric.name} has no direction")
     scores_YS = plane.scores_YS
+    scale = scale_of(plane.metric, _typical(plane, scores_YS), epsilon)
     spread = seed_spread(scores_YS)
     estimates = estimate_rays(scores_YS, spread)
     undecided_Y = np.array([estimate.num_seeds == 0 for estimate in estimates], dtype=bool)
     best = _best_ray(estimates, plane.metric.better)
-    why_none = _why_none(estimates, best, spread)
-    members_Y, coverage = None, math.nan
-    if best is not None and not why_none:
-        sign = 1.0 if plane.metric.better == "higher" else -1.0
-        members_Y = np.zeros(len(estimates), dtype=bool)
-        for index, scores_S in enumerate(scores_YS):
-            behind = difference_between(scores_YS[best], scores_S, spread)
-            members_Y[index] = (
-                index == best or sign * behind.mean <= standard_errors * behind.standard_error + 1e-12
-            )
-        coverage = least_coverage(int((~undecided_Y).sum()), estimates[best].num_seeds, standard_errors)
-    method = _method(spread, standard_errors, int((~undecided_Y).sum())) if not why_none else ""
+    why_none = _why_none(estimates, best)
+    conventional = plane.ray_at(*CONVENTIONAL)
+    landscape = None if why_none else make_landscape(plane, scale, conventional, variances)
+    noise = noise_of(plane, landscape, variances)
+    if landscape is None:
+        return Region(best, best, estimates, None, undecided_Y, spread, noise, None, None, why_none, "")
+    members_Y = landscape.of_rays(landscape.optimum.median_Q)
+    members_Y[landscape.best] = True
     return Region(
-        best, estimates, members_Y, undecided_Y, spread, standard_errors, coverage, why_none, method
+        landscape.best,
+        landscape.recommended,
+        estimates,
+        members_Y,
+        undecided_Y,
+        spread,
+        noise,
+        landscape,
+        invariance_of(plane, landscape, noise),
+        "",
+        METHOD,
     )
 
 
-@functools.cache
-def least_coverage(num_rays: int, num_seeds: int, standard_errors: float, num_planes: int = 1000) -> float:
-    """How often the rule keeps the ray that is truly best, at worst: when all rays are equally good.
-
-    Simulated with normal noise, equal in all rays and independent between runs, from a fixed seed; the Monte
-    Carlo error is about 0.01. NaN for one seed, where the rule gives nothing.
-    Note     For one comparison it is the 0.977 of a one-sided interval; with 13 rays it is less, because the
-             best observed of many equals is a lucky one, and the true best is compared with it.
-    """
-    if num_seeds < 2 or num_rays < 2:
-        return math.nan
-    generator = np.random.default_rng(2507_07817)
-    kept = 0
-    for _ in range(num_planes):
-        scores_YS = generator.standard_normal((num_rays, num_seeds))
-        means_Y = scores_YS.mean(axis=1)
-        residual = scores_YS - means_Y[:, None] - scores_YS.mean(axis=0) + means_Y.mean()
-        variance = (residual**2).sum() / ((num_rays - 1) * (num_seeds - 1))
-        kept += means_Y.max() - means_Y[0] <= standard_errors * math.sqrt(2 * variance / num_seeds)
-    return float(kept / num_planes)
+def noise_of(
+    plane: Plane, landscape: Landscape | None, variances: dict[tuple[int, int, bool], float] | None
+) -> Noise:
+    """Every estimate of the noise beside each other; NaN for those that the runs can't give."""
+    seed, freedom = two_way_deviation(plane.scores_YS)
+    runs = {(run.ray, run.seed): run.score for run in runs_of(plane) if not run.is_check}
+    check, num_checks = check_deviation(
+        [check.score - runs.get((check.ray, check.seed), math.nan) for check in plane.checks]
+    )
+    known = [value for value in (variances or {}).values() if math.isfinite(value)]
+    evaluation = math.sqrt(sum(known) / len(known)) if known else math.nan
+    if landscape is None:
+        return Noise(
+            evaluation,
+            seed,
+            freedom,
+            check,
+            num_checks,
+            math.nan,
+            math.nan,
+            math.nan,
+            seed if freedom else math.nan,
+        )
+    size, posterior = landscape.scale.size, landscape.posterior
+    inferred = size(posterior.run_deviation)
+    low, high = (size(value) for value in posterior.run_deviation_interval)
+    run = math.hypot(inferred, evaluation if known else 0.0)
+    return Noise(evaluation, seed, freedom, check, num_checks, inferred, low, high, run)
 
 
 def _best_ray(estimates: tuple[Estimate, ...], better: str) -> int | None:
@@ -190,28 +220,22 @@ def _best_ray(estimates: tuple[Estimate, ...], better: str) -> int | None:
     return max(complete, key=lambda index: (sign * estimates[index].mean, -index))
 
 
-def _why_none(estimates: tuple[Estimate, ...], best: int | None, spread: Spread) -> str:
+def _why_none(estimates: tuple[Estimate, ...], best: int | None) -> str:
     if best is None:
         return "no run has finished"
+    means = {estimate.mean for estimate in estimates if estimate.num_seeds}
     if sum(estimate.num_seeds > 0 for estimate in estimates) < 2:
         return "only one distinct run has finished, so there is nothing to compare it with"
-    if not math.isfinite(spread.seed):
-        return "one seed only, so the noise is unknown and neither a region nor a spread can be given"
+    if len(means) == 1:
+        return "all scores are equal, so nothing can be distinguished"
     return ""
 
 
-def _method(spread: Spread, standard_errors: float, num_rays: int) -> str:
-    label = LABEL.format(k=standard_errors, n=f"{num_rays} distinct runs") + ". "
-    if spread.is_paired:
-        return label + (
-            "The standard error of a difference comes from paired runs (same seed, same data order): "
-            "the standard deviation of the seed-by-seed differences, pooled over all pairs of distinct runs "
-            f"({spread.difference_freedom} degrees of freedom), divided by the root of the number of seeds"
-        )
-    return label + (
-        "The standard error of a difference comes from the seed standard deviation, pooled over "
-        f"distinct runs ({spread.seed_freedom} degrees of freedom), because no two of them share two seeds"
-    )
+def _typical(plane: Plane, scores_YS: Floats) -> Floats:
+    """Seed means of the rays with a response weight: what sets the size of a metric without natural one."""
+    means_Y = mean_over_seeds(scores_YS)
+    chosen = [mean for ray, mean in zip(plane.rays, means_Y.tolist(), strict=True) if ray.response_weight > 0]
+    return np.array(chosen if np.isfinite(chosen).any() else means_Y)
 
 
 def _clean(spread: float, scores_N: Floats) -> float:

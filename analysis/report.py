@@ -12,6 +12,7 @@ from typing import Any
 
 from analysis.cautions import cautions
 from analysis.config import AnalysisConfig
+from analysis.evaluated import ItemReader
 from analysis.page import page, tag
 from analysis.protocol import commands_section, cost_section, glossary_section, protocol_section
 from analysis.sections import overview, study_section
@@ -19,6 +20,7 @@ from analysis.study import Study, make_studies
 from analysis.summary import region_summary
 from analysis.table import Table
 from analysis.text import finding, group_name, plural, text_plane
+from sweep.confirm import evidence
 from train.files import to_json
 
 MAX_PAGE_BYTES = 2_000_000
@@ -42,9 +44,11 @@ def make_report(
     sweep_command: str,
     analysis_command: str,
     train_command_by_fingerprint: Mapping[str, str] | None = None,
+    read_items: ItemReader | None = None,
+    confirming: Table | None = None,
 ) -> Report:
-    """Analyse and render. `rows` are `sweep.cells.cell_rows`; see `choose_metric` for the errors."""
-    studies = make_studies(table, config)
+    """Analyse and render. `rows` are `sweep.cells.cell_rows`; see `make_studies` for the rest and the errors."""
+    studies = make_studies(table, config, read_items, confirming)
     lines = tuple(cautions(table, study, config) for study in studies)
     figures = {
         name: png
@@ -57,7 +61,7 @@ def make_report(
     files = {
         "report.html": html.encode("utf-8"),
         "region.json": to_json(
-            region_summary(table.plan.name, studies, lines, config.standard_errors)
+            region_summary(table.plan.name, studies, lines, evidence(table.plan, table.record_by_fingerprint))
         ).encode("utf-8"),
         **{f"figures/{name}.png": png for name, png in figures.items()},
         **_cell_files(rows),
@@ -71,11 +75,14 @@ def _prefix(index: int, num_planes: int) -> str:
 
 def _figures(study: Study, prefix: str) -> dict[str, bytes]:
     """Figures of one plane by file name; those that would be empty are left out."""
-    from analysis import curve, plot
+    from analysis import curve, landscape_plot, plot
     from analysis.draw import png_bytes
 
     makers: dict[str, Callable[[], Any]] = {
+        "noise": lambda: landscape_plot.noise_figure(study),
         "plane": lambda: plot.plane_figure(study, study.chosen),
+        "near_best": lambda: landscape_plot.near_best_figure(study),
+        "gain": lambda: landscape_plot.gain_figure(study),
         "difference": lambda: plot.difference_figure(study, study.chosen),
         "ratio": lambda: curve.ratio_figure(study),
         "plane_test": lambda: plot.plane_figure(study, study.test) if study.test is not None else None,
@@ -133,7 +140,10 @@ def _page(
 
 def _that_fit(figures: Mapping[str, bytes]) -> set[str]:
     """The figures for which the page has room: first every plane, then every difference, and so on."""
-    ranks = ("plane", "difference", "ratio", "plane_test", "difference_test", "metrics")
+    ranks = (
+        *("plane", "near_best", "noise", "gain", "ratio"),
+        *("plane_test", "difference", "difference_test", "metrics"),
+    )
     room, shown = _ROOM_FOR_FIGURES, set()
     for role in ranks:
         for name, png in figures.items():

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from analysis.comparisons import (
     Figures,
     all_metrics_section,
+    diagnostics_section,
     differences_section,
+    noise_section,
     ratio_section,
     rays_section,
 )
@@ -19,6 +21,8 @@ from analysis.text import (
     number,
     pair,
     plural,
+    posterior_gain,
+    probability,
     with_error,
 )
 from sweep.spec import Status
@@ -42,12 +46,14 @@ def study_section(
             tag("p", finding_sentences(study)[0], class_="finding"),
             tag("p", " ".join(finding_sentences(study)[1:])) if len(finding_sentences(study)) > 1 else "",
             _cautions(cautions),
+            noise_section(study, figures),
             _plane(study, figures),
-            _asked(table_, study),
             differences_section(study, figures),
             ratio_section(study, figures),
             rays_section(study),
+            diagnostics_section(study),
             all_metrics_section(figures),
+            _asked(table_, study),
             tag(
                 "p",
                 f"Left out to keep this page small, and in figures/: {', '.join(left_out)}.",
@@ -75,6 +81,11 @@ def overview(studies: Sequence[Study]) -> Markup:
                 f"{with_error(region.estimates[region.best], plane.metric)}"
             )
         )
+        surface = (
+            ""
+            if region.best is None or region.best == study.conventional
+            else posterior_gain(study, region.best)
+        )
         members = (
             "none: " + region.why_none.split(",")[0]
             if region.members_Y is None
@@ -93,6 +104,7 @@ def overview(studies: Sequence[Study]) -> Markup:
             [
                 tag("a", group_name(study.group), href=f"#plane-{index + 1}"),
                 best,
+                surface,
                 members,
                 test,
                 len(plane.seeds_S),
@@ -107,17 +119,18 @@ def overview(studies: Sequence[Study]) -> Markup:
                 [
                     "plane",
                     f"best {metric.title}",
+                    "its gain, surface",
                     "region",
                     "best minus (0, 1), test",
                     "seeds",
                     "runs finished",
                 ],
                 rows,
-                numeric=(4, 5),
+                numeric=(5, 6),
             ),
             tag(
                 "p",
-                f"Weights are (prompt, response). Gains are {EXPLORATORY}. Each plane has its own best: the "
+                f"Weights are (prompt, response). Gains: {EXPLORATORY}. Each plane has its own best: the "
                 "same weights need not hold elsewhere.",
                 class_="note",
             ),
@@ -138,6 +151,15 @@ def _plane(study: Study, figures: Figures) -> Markup:
         if "plane" in figures
         else []
     )
+    if "near_best" in figures:
+        shown.append(
+            image(
+                figures["near_best"],
+                "Probability of being within epsilon of the best",
+                "Red: the region, probability 1/2 or more. Dashed: outside it can be ruled out (90 %). Circles: what "
+                "was trained; star: the best of them. Between circles the surface speaks.",
+            )
+        )
     if "plane_test" in figures and study.test is not None:
         shown.append(
             image(
@@ -149,16 +171,18 @@ def _plane(study: Study, figures: Figures) -> Markup:
         )
     spread = region.spread
     words = [region.method] if region.method else [f"No region: {region.why_none}."]
+    if region.landscape is not None:
+        shares = region.landscape.posterior.model_weights
+        named = ", ".join(f"{name} {probability(share)}" for name, share in shares.items())
+        words.append(f"Probability of each surface: {named}.")
+        found = region.landscape.optimum
+        regret = number(region.landscape.scale.size(found.regret), metric)
+        words.append(f"Expected loss of choosing the surface's best place: {regret} {metric.unit}.")
     if math.isfinite(spread.seed):
         words.append(
             f"Seed standard deviation of one run, pooled over settings: {number(spread.seed, metric)} "
             f"({spread.seed_freedom} degrees of freedom)."
         )
-        words.append(
-            "Pooled, because the standard deviation of a single setting rests on "
-            f"{plural(len(study.chosen.seeds_S), 'seed')}; this assumes equal noise everywhere."
-        )
-    words.append("All cells are scored on the same rows: errors cover seeds, not the choice of rows.")
     words = [f"{word.rstrip('.')}." for word in words]
     return join(
         [
@@ -178,7 +202,7 @@ def _plane_caption(study: Study) -> str:
         )
     parts.append("IT: instruction tuning (0, 1). IM: Instruction Modelling (1, 1). Star: best.")
     if study.region.members_Y is not None and not study.all_equal:
-        parts.append("Red outline: provisional region.")
+        parts.append("Red outline: the region.")
     parts.append("Hatched: asked, absent. Blank: never asked.")
     if math.isfinite(study.chosen.base_score):
         parts.append("Dashed: the untouched base model, never a candidate.")

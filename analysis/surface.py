@@ -15,7 +15,7 @@ Source   Model averaging: Hoeting et al. 1999. The models, priors and their cali
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +26,7 @@ from analysis.kernels import AVERAGE, MODELS, Floats, Priors, hyper_names, hyper
 from analysis.sampling import Sample, effective_sample_size, posterior_weights
 
 ENOUGH = 50  # effective sample size
+_MANY_PLACES = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Effort:
     num_adapted: int = 256  # points of each adapted round
     num_settings: int = 64  # hyper-parameter settings that draws come from
     max_rounds: int = 4  # adapted rounds, until the effective sample size is ENOUGH
-    max_places: int = 160  # more are merged with their neighbours: the cost is cubic
+    max_places: int = 64  # more are merged with their neighbours: the cost is cubic
 
 
 FULL = Effort()
@@ -112,6 +113,8 @@ def fit_surface(
     Cost     0.12 CPU-s for 35 runs, draws included; 0.3 CPU-s for 600 runs with QUICK.
     """
     data = grouped(points, effort.max_places)
+    if data.places_L.prompt.size > _MANY_PLACES:  # cubic cost; rounds are added where it is too little
+        effort = replace(effort, num_prior=effort.num_prior // 2, num_adapted=effort.num_adapted // 2)
     generator = np.random.default_rng([seed, 0])
     samples = {model: Sample.of_prior(model, data, priors, generator, effort.num_prior) for model in models}
     weights = posterior_weights(samples, priors)

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping
 
+from analysis.landscape import Landscape
+from analysis.optimum import Mask
 from analysis.plane import Plane, Ray
 from analysis.region import Estimate
 from analysis.study import CONVENTIONAL, EXPLORATORY, Study
@@ -93,65 +95,137 @@ def finding(study: Study) -> str:
 
 
 def finding_sentences(study: Study) -> tuple[str, ...]:
-    """The finding in one sentence, and further ones about the convention and about test."""
+    """The finding in one sentence, then the region, the noise, test, and what fresh seeds say."""
     region, plane = study.region, study.chosen
-    title = plane.metric.title
+    title, unit = plane.metric.title, plane.metric.unit
     if region.best is None:
         return (f"No run with {title} has finished; there is nothing to say yet.",)
     estimate, ray = region.estimates[region.best], plane.rays[region.best]
     if study.all_equal:
         same = number(estimate.mean, plane.metric)
-        return (
-            f"Every finished run has the same {title}, {same} {plane.metric.unit}: nothing can be "
-            "distinguished.",
-        )
-    extreme = "Highest" if plane.metric.better == "higher" else "Lowest"
-    named = {
-        study.conventional: ", instruction tuning",
-        study.instruction_modelling: ", Instruction Modelling",
-    }
-    told = _told_apart(study)
-    fewer = any(0 < other.num_seeds < estimate.num_seeds for other in region.estimates)
-    seeds = plural(estimate.num_seeds, "seed") + (", among the settings with as many" if fewer else "")
-    first = (
-        f"{extreme} {title} at prompt weight {weight(ray.prompt_weight)}, response weight "
-        f"{weight(ray.response_weight)}{named.get(region.best, '')}: {with_error(estimate, plane.metric)} "
-        f"{plane.metric.unit} over {seeds}{f'; {told}' if told else ''}."
+        return (f"Every finished run has the same {title}, {same} {unit}: nothing can be distinguished.",)
+    if region.landscape is None:
+        only = with_error(estimate, plane.metric)
+        where = pair((ray.prompt_weight, ray.response_weight))
+        return (f"Only {where} has finished: {title} {only} {unit}; there is nothing to compare it with.",)
+    found = (
+        _confirmed_sentence(study),
+        _best_sentence(study),
+        _region_sentence(study),
+        _noise_sentence(study),
+        _test_sentence(study),
     )
-    return tuple(part for part in (first, _convention_sentence(study), _test_sentence(study)) if part)
+    return tuple(sentence for sentence in found if sentence)
 
 
-def _told_apart(study: Study) -> str:
+def _best_sentence(study: Study) -> str:
     region, plane = study.region, study.chosen
-    if region.members_Y is None:
-        return "no region" if region.best is not None else ""
-    members = [ray for ray, is_member in zip(plane.rays, region.members_Y, strict=True) if is_member]
-    done = int((~region.undecided_Y).sum())
-    if len(members) == 1:
+    assert region.best is not None
+    ray, metric = plane.rays[region.best], plane.metric
+    where = f"prompt weight {weight(ray.prompt_weight)}, response weight {weight(ray.response_weight)}"
+    score = f"{with_error(region.estimates[region.best], metric)} {metric.unit}"
+    gain, num_rays = region.gain(region.best), int((~region.undecided_Y).sum())
+    extreme = "Highest" if metric.better == "higher" else "Lowest"
+    if region.best == study.conventional:
         return (
-            f"all {done - 1} other distinct settings are over {region.standard_errors:g} standard errors "
-            "behind"
+            f"Instruction tuning (0, 1) is the best of {num_rays} settings: {metric.title} {score}; no other is "
+            "preferred by the surface."
         )
-    ordered = sorted(members, key=lambda ray: ray.angle)
+    if gain is None:
+        return f"{extreme} {metric.title} at {where}: {score} (instruction tuning (0, 1) is not there to compare with)."
+    name = ", Instruction Modelling," if region.best == study.instruction_modelling else ""
+    said = f"{posterior_gain(study, region.best)}, {EXPLORATORY}"
+    if region.recommended == region.best:
+        return f"{where.capitalize()}{name} beats instruction tuning (0, 1) on {metric.title}: {said}."
     return (
-        f"{len(members) - 1} of {done - 1} other distinct settings can't be told from it "
-        f"(provisional region: {plural(sum(len(ray.cells) for ray in members), 'cell')}, ratios "
-        f"{ratio(ordered[0])} to {ratio(ordered[-1])})"
+        f"Nothing is distinguishable from instruction tuning (0, 1) at this noise: the best setting on {metric.title}, "
+        f"{where}{name}, differs from it by {said}."
     )
 
 
-def _convention_sentence(study: Study) -> str:
-    members, conventional = study.region.members_Y, study.conventional
-    if (
-        members is None
-        or conventional is None
-        or conventional == study.region.best
-        or not members[conventional]
-    ):
-        return ""
+def posterior_gain(study: Study, ray: int) -> str:
+    """The posterior's difference of a ray to (0, 1): mean, 95 % interval, unit, P(better)."""
+    landscape, gain = study.region.landscape, study.region.gain(ray)
+    if landscape is None or gain is None:
+        return ABSENT
+    metric = study.chosen.metric
+    mean, *ends = (landscape.scale.value(points) for points in (gain.mean, gain.low, gain.high))
+    low, high = sorted(ends)
     return (
-        "Instruction tuning (0, 1) is among them: validation gives no clear sign that weighting the prompt "
-        "helps."
+        f"{signed(mean, metric)} [{signed(low, metric)}, {signed(high, metric)}] {metric.unit} "
+        f"(95 %; P(better) {probability(gain.positive)})"
+    )
+
+
+def probability(value: float) -> str:
+    """Two digits, and never a certainty that draws can't give."""
+    return "> 0.99" if value > 0.995 else "< 0.01" if value < 0.005 else f"{value:.2f}"
+
+
+def _region_sentence(study: Study) -> str:
+    region, plane, landscape = study.region, study.chosen, study.region.landscape
+    if landscape is None or region.members_Y is None:
+        return ""
+    epsilon = f"{number(landscape.scale.epsilon, plane.metric)} {plane.metric.unit}"
+    there = int((~region.undecided_Y).sum())
+    count = f"{int(region.members_Y.sum())} of {there} settings"
+    if study.conventional is not None and region.members_Y[study.conventional]:
+        count += ", (0, 1) among them"
+    median_Q, outer_Q = landscape.optimum.median_Q, landscape.optimum.outer_Q
+    inside = f"within {epsilon} of the best with probability 1/2 or more: {ratios_of(landscape, median_Q)} ({count})"
+    if not median_Q.any():
+        inside = f"no place is within {epsilon} of the best with probability 1/2"
+    outside = "nothing can be ruled out"
+    if not outer_Q.all():
+        outside = f"anything but {ratios_of(landscape, outer_Q)} can be ruled out (90 %)"
+    return f"Region: {inside}; {outside}."
+
+
+def ratios_of(landscape: Landscape, chosen_Q: Mask) -> str:
+    """The ratios of some places, as words."""
+    span, is_prompt_only = landscape.ratios(chosen_Q), bool((chosen_Q & (landscape.response_Q == 0)).any())
+    if span is None:
+        return "prompt-only training"
+    return f"prompt / response weight {interval(span)}" + (" and prompt only" if is_prompt_only else "")
+
+
+def interval(ends: tuple[float, float]) -> str:
+    """Two ratios, or one."""
+    low, high = (f"{end:.2g}" for end in ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def _noise_sentence(study: Study) -> str:
+    noise, metric, landscape = study.region.noise, study.chosen.metric, study.region.landscape
+    if landscape is None or not math.isfinite(noise.run) or not noise.run > 0:
+        return ""
+    seeds = max((estimate.num_seeds for estimate in study.region.estimates), default=1)
+    gain = study.region.gain(study.region.best)
+    aim = max(landscape.scale.epsilon, 0.0 if gain is None else landscape.scale.size(gain.mean))
+    more = noise.seeds_needed(aim) - seeds
+    further = (
+        f"{plural(more, 'more seed')} for each of two settings would find a gain of {number(aim, metric)} four times "
+        "in five"
+        if more > 0
+        else f"a gain of {number(aim, metric)} is found four times in five"
+    )
+    return (
+        f"Noise: with {plural(seeds, 'seed')} each, two settings differ by up to "
+        f"{number(noise.resolved(seeds), metric)} {metric.unit} by chance (95 %); {further}."
+    )
+
+
+def _confirmed_sentence(study: Study) -> str:
+    found = next((one for one in study.confirmed if one.over == CONVENTIONAL), None)
+    if found is None:
+        return ""
+    metric, contrast = study.chosen.metric, found.contrast
+    verdict = "beats" if found.is_better else "is not shown to beat"
+    low, high = sorted((found.low, found.high))
+    return (
+        f"Confirmed with {plural(contrast.num_of, 'fresh seed')} each: {pair(found.of)} {verdict} instruction tuning "
+        f"(0, 1) on {metric.title}, {signed(found.mean, metric)} [{signed(low, metric)}, {signed(high, metric)}] "
+        f"{metric.unit} (95 %)."
     )
 
 
@@ -162,11 +236,11 @@ def _test_sentence(study: Study) -> str:
     metric, difference = study.test.metric, gain.difference
     sign = 1 if metric.better == "higher" else -1
     how = "better" if sign * difference.mean > 0 else "worse"
-    if not abs(difference.mean) > study.region.standard_errors * difference.standard_error:  # NaN: one seed
+    if not abs(difference.mean) > 2 * difference.standard_error:  # NaN: one seed
         how = "not resolved" if math.isfinite(difference.standard_error) else f"{how}, with unknown error"
     return (
-        f"On test its difference to instruction tuning {pair(CONVENTIONAL)} is "
-        f"{with_error(difference, metric, sign=True)} {metric.unit}: {how} ({EXPLORATORY})."
+        f"On test rows, seed by seed, the best minus {pair(CONVENTIONAL)} is "
+        f"{with_error(difference, metric, sign=True)} {metric.unit}: {how}."
     )
 
 
@@ -208,7 +282,7 @@ def text_plane(study: Study) -> str:
             f"{weight(float(plane.prompt_weights_P[p])):>8} |" + "".join(f"{cell:>9}" for cell in cells)
         )
     axis = "".join(f"{weight(float(value)) + ' ':>9}" for value in plane.response_weights_R)
-    key = "* best" + ("  + in the provisional region" if region.members_Y is not None else "")
+    key = "* best" + ("  + in the region" if region.members_Y is not None else "")
     return "\n".join(
         [
             f"{plane.metric.title}, {direction(plane.metric)}; rows prompt weight, columns response weight",

@@ -1,13 +1,14 @@
 """Is the answer right? Simulated planes with a known truth: calibration, coverage, false claims, regret, screening.
 
-    python tests/bench/bench_region.py rows FOLDER SCENARIO FIRST LAST     one file of rows; scenarios: see `scenarios`
-    python tests/bench/bench_region.py result FOLDER                       writes tests/bench/results/region_<date>.json
+    python tests/bench/bench_region.py more FOLDER SECONDS     as many more pieces of the study as fit into the time
+    python tests/bench/bench_region.py result FOLDER           writes tests/bench/results/region_<date>.json
 
-The criteria are those of `CRITERIA`; each names what must hold and holds what was measured. A piece is a range of
-repetitions, so that a long study is many short commands. Simulated planes are the paper's 35 cells, one seed each.
+A piece is 20 repetitions of a scenario (40 of the prior), in a file of its own: a long study is many short commands,
+and goes on where it was. Simulated planes are the paper's 35 cells, one seed each. Criteria: region_criteria.py.
 """
 
 import datetime
+import functools
 import json
 import math
 import sys
@@ -179,17 +180,29 @@ def calibration_error(near_best, is_near, edges=(0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
     return float(total / near_best.size)
 
 
+def _pieces(folder, block=20, most=200):
+    """Every piece of the study: its file, what it simulates, its repetitions; the first of each scenario first."""
+    for first in range(0, most, block):
+        for name in scenarios():
+            one = functools.partial(simulate, name)
+            yield folder / f"{name}_{first:04d}.json", one, range(first, first + block)
+        numbers = range(2 * first, 2 * (first + block))
+        yield folder / f"prior_{first:04d}.json", calibrate, numbers
+
+
 def main():
     """See the head of this file."""
     command, folder = sys.argv[1], Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    if command == "rows":
-        name, first, last = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-        one = calibrate if name == "prior" else lambda repetition: simulate(name, repetition)
-        rows = [one(repetition) for repetition in range(first, last)]
-        path = folder / f"{name}_{first:04d}_{last:04d}.json"
-        path.write_text(json.dumps(rows, default=lambda value: value.item()), encoding="utf-8")
-        print(path, len(rows), flush=True)
+    if command == "more":
+        end = time.monotonic() + float(sys.argv[3])
+        for path, simulated, numbers in _pieces(folder):
+            if time.monotonic() > end:
+                break
+            if not path.exists():
+                rows = [simulated(number) for number in numbers]
+                path.write_text(json.dumps(rows, default=lambda value: value.item()), encoding="utf-8")
+                print(path.name, len(rows), flush=True)
     else:
         from region_criteria import summarise
 

@@ -39,18 +39,18 @@ def request(*words) -> Request:
 
 def test_settings_of_the_analysis_are_taken_out_of_the_sweeps_arguments():
     parsed = request(
-        "+grid=wit_5x5", "analysis.metric=validation_response_nll", "analysis.standard_errors=3", "name=x"
+        "+grid=wit_5x5", "analysis.metric=validation_response_nll", "analysis.epsilon=0.02", "name=x"
     )
     assert parsed.arguments.overrides == ("+grid=wit_5x5", "name=x")
-    assert parsed.settings == {"metric": "validation_response_nll", "standard_errors": 3.0}
+    assert parsed.settings == {"metric": "validation_response_nll", "epsilon": 0.02}
 
 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
         ("analysis.metrik=x", "did you mean analysis.metric"),
-        ("analysis.standard_errors=-1", "a number above 0"),
-        ("analysis.standard_errors=many", "a number"),
+        ("analysis.epsilon=-1", "a number above 0"),
+        ("analysis.epsilon=many", "a number"),
         ("analysis.max_empty_output_rate=2", "a share from 0 to 1"),
         ("analysis.metric=exact_answer", "did you mean validation_exact_answer"),
     ],

@@ -1,5 +1,6 @@
 """Figures: deterministic bytes, two silences that look different, colours that point the right way."""
 
+import functools
 import math
 
 import numpy as np
@@ -7,10 +8,16 @@ import pytest
 from hand_made import hand_made_plan, hand_made_table, planted_score
 from matplotlib.collections import LineCollection, PolyCollection
 
-from analysis import curve, plot
+from analysis import curve, landscape_plot, plot
 from analysis.config import AnalysisConfig
 from analysis.draw import colour_limits, colours_for, ink_on, png_bytes
 from analysis.study import make_studies
+
+
+@functools.cache
+def plain():
+    """The study of the plain hand-made sweep, which many figures are drawn of."""
+    return make_studies(hand_made_table(), AnalysisConfig())[0]
 
 
 def study_of(table, metric=None):
@@ -28,12 +35,15 @@ def squares(figure):
 
 
 def test_the_same_study_gives_the_same_bytes():
-    study = study_of(hand_made_table())
+    study = plain()
     for make in (
         lambda: plot.plane_figure(study, study.chosen),
         lambda: curve.ratio_figure(study),
         lambda: plot.difference_figure(study, study.chosen),
         lambda: plot.metrics_figure(study),
+        lambda: landscape_plot.noise_figure(study),
+        lambda: landscape_plot.near_best_figure(study),
+        lambda: landscape_plot.gain_figure(study),
     ):
         first, second = png_bytes(make()), png_bytes(make())
         assert first == second
@@ -42,7 +52,7 @@ def test_the_same_study_gives_the_same_bytes():
 
 
 def test_absent_cells_are_hatched_and_never_asked_ones_blank():
-    study = study_of(hand_made_table())
+    study = plain()
     assert squares(plot.plane_figure(study, study.chosen)) == (24, 0)
     table = hand_made_table(drop=tuple(f"p1-r0.75-s{seed}" for seed in range(3)))
     study = study_of(table)
@@ -66,15 +76,15 @@ def test_the_title_says_unit_and_direction():
 
 
 def test_conventions_best_and_base_are_marked():
-    found = texts(plot.plane_figure(study := study_of(hand_made_table()), study.chosen))
+    found = texts(plot.plane_figure(study := plain(), study.chosen))
     assert {"IT", "IM"} <= set(found)
     assert any(text.startswith("base\n") for text in found)
 
 
-def test_one_seed_has_no_outline_and_no_error():
+def test_one_seed_has_an_outline_and_no_error():
     study = study_of(hand_made_table(hand_made_plan(seeds=(0,))))
     figure = plot.plane_figure(study, study.chosen)
-    assert not [found for found in figure.axes[0].collections if isinstance(found, LineCollection)]
+    assert [found for found in figure.axes[0].collections if isinstance(found, LineCollection)]
     assert not [text for text in texts(figure) if "±" in text]
 
 
@@ -118,7 +128,7 @@ def test_without_instruction_tuning_there_is_no_difference_figure():
 
 
 def test_the_ratio_curve_has_one_point_for_each_distinct_run():
-    study = study_of(hand_made_table())
+    study = plain()
     axes = curve.ratio_figure(study).axes[0]
     assert [len(container[0].get_xdata()) for container in axes.containers] == [13, 13]
 
@@ -136,3 +146,23 @@ def test_a_single_column_of_cells_is_a_plane_too():
     for figure in (plot.plane_figure(study, study.chosen), plot.difference_figure(study, study.chosen)):
         assert figure is not None
         png_bytes(figure)
+
+
+def test_the_map_is_wedges_where_rays_are_pooled_and_squares_where_they_are_not():
+    pooled, apart = plain(), study_of(hand_made_table(hand_made_plan(seeds=(0,), aliases=False)))
+    assert pooled.region.landscape.on_edge
+    assert not apart.region.landscape.on_edge
+    for study in (pooled, apart):
+        figure = landscape_plot.near_best_figure(study)
+        patches = next(found for found in figure.axes[0].collections if isinstance(found, PolyCollection))
+        landscape = study.region.landscape
+        assert len(patches.get_paths()) == landscape.prompt_Q.size
+        touching = [path.vertices.min() < 1e-9 for path in patches.get_paths()]
+        assert all(touching) == landscape.on_edge
+
+
+def test_without_the_convention_there_is_no_gain_figure_and_still_a_map():
+    study = study_of(hand_made_table(hand_made_plan(pairs=[(0.5, 1.0), (0.7, 1.0), (1.0, 1.0)], seeds=(0,))))
+    assert landscape_plot.gain_figure(study) is None
+    assert landscape_plot.near_best_figure(study) is not None
+    assert study.region.recommended == study.region.best

@@ -5,21 +5,26 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import re
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hand_made import hand_made_plan, hand_made_records, hand_made_table, planted_score
 
 from analysis.config import AnalysisConfig
 from analysis.report import MAX_PAGE_BYTES, make_report, summary_text
 from analysis.study import EXPLORATORY
-from analysis.table import make_table
-from analysis.text import number, signed
+from analysis.table import AnalysisError, make_table
+from analysis.text import finding, number, signed
 from sweep.cells import cell_rows
 from sweep.spec import Status
-from train.metrics import METRICS
+from train.items import Items
+from train.metrics import MEASURES, METRICS
 from train.record import Failure
+
+EXACT = "validation_exact_answer"
 
 
 def report_of(table, config=None, *, drawn=False, **commands):
@@ -73,22 +78,122 @@ def test_the_page_is_one_small_file_that_loads_nothing(full):
     assert len(html) < MAX_PAGE_BYTES
     assert "<script" not in html
     assert not re.findall(r"(?:src|href)=\"(?!data:image/png|#)", html)
-    assert html.count("<img") == len([name for name in full.files if name.startswith("figures/")]) == 6
+    assert html.count("<img") == len([name for name in full.files if name.startswith("figures/")]) == 9
 
 
 def test_the_page_opens_with_the_planted_best(full):
     page = page_of(full)
-    assert "at prompt weight 0.25, response weight 1:" in page
+    assert "Prompt weight 0.25, response weight 1 beats instruction tuning (0, 1)" in page
     assert "python -m train by-hand tiny-facts-p0.25-r1-s0" in page
     assert "python -m sweep +grid=wit_5x5\npython -m analysis +grid=wit_5x5" in page
     assert "24 cells × 3 seeds = 72" in page
     assert "13 settings × 3 seeds = 39 runs" in page
 
 
-def test_the_region_is_called_provisional_and_gains_exploratory(full):
+def test_a_gain_without_fresh_seeds_is_called_exploratory_wherever_it_stands(full):
+    page, plane = page_of(full), json_of(full)["planes"][0]
+    assert EXPLORATORY in finding(full.studies[0])
+    assert not plane["confirmed_gains"]
+    assert {gain["status"] for gain in (*plane["gains"], *plane["posterior_gains"])} == {EXPLORATORY}
+    assert ">confirmed<" not in full.files["report.html"].decode()
+    assert "Confirmed with" not in page
+
+
+def test_fresh_seeds_confirm_a_gain_and_alone_are_quoted_for_it():
+    plan = hand_made_plan()
+    score = planted_score(noise=0.003, best_angle=0.2449786631268641)
+    fresh = hand_made_plan(
+        seeds=(1000, 1001, 1002),
+        pairs=((0.25, 1.0), (0.0, 1.0), (1.0, 1.0)),
+        base=False,
+        name="wit_5x5.confirm",
+    )
+    confirming = hand_made_table(fresh, score)
+    report = report_of(hand_made_table(plan, score), confirming=confirming)
+    gains = {tuple(gain["over"]): gain for gain in json_of(report)["planes"][0]["confirmed_gains"]}
+    means = {
+        pair: np.mean(
+            [
+                record.metrics[EXACT]
+                for record in confirming.record_by_fingerprint.values()
+                if pair in record.run_id
+            ]
+        )
+        for pair in ("p0.25-r1", "p0-r1")
+    }
+    expected = means["p0.25-r1"] - means["p0-r1"]
+    assert gains[0.0, 1.0]["mean"] == pytest.approx(expected)
+    assert gains[0.0, 1.0]["low"] < expected < gains[0.0, 1.0]["high"]
+    assert gains[0.0, 1.0]["is_better"]
+    assert set(gains) == {(0.0, 1.0), (1.0, 1.0)}
+    assert finding(report.studies[0]).startswith("Confirmed with 3 fresh seeds each: (0.25, 1) beats")
+
+
+def test_the_page_says_first_how_large_a_difference_must_be(full):
     page = page_of(full)
-    assert "not yet corrected for having chosen the best among 13 distinct runs" in page
-    assert EXPLORATORY in page
+    assert page.index("Noise first") < page.index("The plane")
+    noise = json_of(full)["planes"][0]["noise"]
+    assert noise["seed"] == pytest.approx(0.003, rel=0.5)
+    assert noise["inferred_low"] < noise["run"] < 2 * noise["inferred_high"]
+
+
+def test_a_surface_that_depends_on_scale_is_no_longer_pooled():
+    def score(prompt_weight, response_weight, seed):
+        value = 0.5 - 0.2 * (max(prompt_weight, response_weight) < 1) + 0.001 * ((7 * seed) % 3)
+        return {EXACT: value + 0.01 * prompt_weight}
+
+    plan = hand_made_plan(checks=((0.0, 0.25), (0.25, 0.25)))
+    report = report_of(hand_made_table(plan, score))
+    plane = json_of(report)["planes"][0]
+    assert plane["scale_invariance"]["is_broken"]
+    assert plane["scale_invariance"]["largest_check"] > plane["scale_invariance"]["check_limit"]
+    assert plane["best"]["aliases"] == [[plane["best"]["prompt_weight"], plane["best"]["response_weight"]]]
+    assert "no longer pooled" in page_of(report)
+
+
+def items_of(score, protocols=("a" * 32,)):
+    """A reader of items whose mean is the run's score, and how often it was asked."""
+    plan = hand_made_plan()
+    order = {spec.fingerprint: number for number, spec in enumerate(plan.runs)}
+
+    def read(fingerprint, benchmark, column):
+        generator = np.random.default_rng(order[fingerprint])
+        values = (generator.random(200) < 0.5).astype(float)
+        return Items(
+            benchmark=benchmark,
+            protocol=protocols[order[fingerprint] % len(protocols)],
+            metrics={column: MEASURES[column]},
+            item_ids=tuple(map(str, range(200))),
+            clusters=tuple(map(str, range(200))),
+            splits=("validation",) * 200,
+            values={column: values},
+        )
+
+    return hand_made_table(plan, score), read
+
+
+def test_items_give_the_known_part_of_the_noise():
+    table, read = items_of(planted_score(noise=0.03))
+    noise = json_of(report_of(table, read_items=read))["planes"][0]["noise"]
+    assert noise["evaluation"] == pytest.approx(math.sqrt(0.25 / 200), rel=0.05)
+    assert "evaluation" not in json_of(report_of(table))["planes"][0]["noise"]
+
+
+def test_scores_of_two_protocols_are_refused_by_name():
+    table, read = items_of(planted_score(), protocols=("a" * 32, "b" * 32))
+    with pytest.raises(AnalysisError, match=r"measured under 2 protocols: a{12} .*b{12}"):
+        report_of(table, read_items=read)
+
+
+def test_a_score_that_is_no_number_counts_as_absent():
+    plan = hand_made_plan()
+    score = planted_score(noise=0.003)
+    table = hand_made_table(
+        plan, lambda p, r, seed: score(p, r, seed) | ({EXACT: math.nan} if (p, r) == (1.0, 1.0) else {})
+    )
+    plane = json_of(report_of(table))["planes"][0]
+    assert plane["instruction_modelling"]["num_seeds"] == 0
+    assert "mean" not in plane["instruction_modelling"]
 
 
 def test_the_json_holds_the_same_answer(full):
@@ -156,15 +261,15 @@ def test_a_first_finished_run_is_a_report_without_comparison():
     assert "members" not in json_of(report)["planes"][0]
 
 
-def test_one_seed_says_so_instead_of_drawing_a_region():
+def test_one_seed_answers_and_says_what_cannot_be_said():
     report = report_of(hand_made_table(hand_made_plan(seeds=(23,))), drawn=True)
     plane = json_of(report)["planes"][0]
-    assert "members" not in plane
-    assert "one seed only" in plane["why_no_region"]
+    assert plane["members"]
     assert "pooled_seed_standard_deviation" not in plane
+    assert "seed" not in plane["noise"]
     assert "standard_error" not in plane["best"]
-    assert "Red outline" not in page_of(report)
-    assert "unknown error" in page_of(report)
+    assert "no claim here covers another order of the data" in page_of(report)
+    assert "No setting has two seeds" in page_of(report)
 
 
 def test_equal_scores_distinguish_nothing():
