@@ -109,6 +109,7 @@ def run(request: Request) -> str:
     if request.source:
         return _run_from_wandb(request)
     from analysis.report import make_report, summary_text
+    from analysis.search.next_runs import next_lines
     from sweep.cells import cell_rows
     from sweep.commands.session import command_line
     from sweep.compose import compose_sweep
@@ -145,7 +146,9 @@ def run(request: Request) -> str:
     write_files(folder.report, report.files)
     tracking = composed.configs[0].tracking
     published = _published(request, table, rows, report, folder, tracking)
-    return f"{summary_text(report)}\n\nreport: {folder.report / 'report.html'}{published}"
+    advice = next_lines(table, report.studies)
+    said = "\n\n".join(filter(None, [summary_text(report), advice]))
+    return f"{said}\n\nreport: {folder.report / 'report.html'}{published}"
 
 
 def _published(

@@ -15,6 +15,7 @@ from analysis.config import AnalysisConfig
 from analysis.evaluated import ItemReader
 from analysis.page import page, tag
 from analysis.protocol import commands_section, cost_section, glossary_section, protocol_section
+from analysis.search.next_runs import next_section
 from analysis.sections import overview, study_section
 from analysis.study import Study, make_studies
 from analysis.summary import region_summary
@@ -131,6 +132,7 @@ def _page(
         tag("p", asked + f". Chosen on {studies[0].chosen.metric.name}.", class_="note"),
         overview(studies),
         *sections,
+        next_section(table, studies),
         cost_section(table),
         protocol_section(table),
         commands_section(*module_commands),

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.search.adaptive import KnowledgeGradientSampler, believe
+from analysis.search.adaptive import believe
 from analysis.search.questions import Question, Told, chosen_metrics
+from analysis.search.sampler import KnowledgeGradientSampler
 from analysis.search.scales import EPSILON_POINTS, scale_of
 from analysis.search.space import Space, space_of
 from analysis.search.studies import make_study, quiet, with_guessed_ends

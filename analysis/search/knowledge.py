@@ -20,6 +20,7 @@ from scipy import special
 
 from analysis.kernels import Floats
 
+_JITTER = 1e-9  # points squared
 _QUANTILES = 63  # midpoints of equal shares: the error of E max is below 1 % of the largest slope
 
 
@@ -47,8 +48,8 @@ def batch(
     chosen: list[tuple[int, float]] = []
     for _ in range(wanted):
         worth_C = knowledge_gradient(mean_C, covariance_CC, noise_variance)
-        # Where nothing can change the best mean any more, the widest candidate is the least known.
-        best = int(np.argmax(worth_C + 1e-6 * np.sqrt(np.diag(covariance_CC))))
+        # Where no single run can change the best mean any more, the one that endless repeats would change most.
+        best = int(np.argmax(worth_C + 1e-6 * knowledge_gradient(mean_C, covariance_CC, _JITTER)))
         chosen.append((best, max(0.0, float(worth_C[best]))))
         covariance_CC = after_run(covariance_CC, best, noise_variance)
     return chosen

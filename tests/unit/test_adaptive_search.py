@@ -5,15 +5,20 @@ import math
 import numpy as np
 import optuna
 import pytest
+from hand_made import hand_made_plan, hand_made_records, hand_made_table, planted_score
 
-from analysis.search.adaptive import KnowledgeGradientSampler, believe, propose
+from analysis.config import AnalysisConfig
+from analysis.search.adaptive import believe, propose
 from analysis.search.answers import answer
 from analysis.search.knowledge import after_run, batch, knowledge_gradient
+from analysis.search.next_runs import next_lines, next_runs, next_section
 from analysis.search.questions import Question, Told, chosen_metrics, question_from_dict
+from analysis.search.sampler import KnowledgeGradientSampler
 from analysis.search.scales import scale_of
 from analysis.search.space import angle_of, space_of
 from analysis.search.studies import make_study, with_guessed_ends
-from analysis.table import AnalysisError
+from analysis.study import make_studies
+from analysis.table import AnalysisError, make_table
 from sweep.search_config import Range
 from train.metrics import metric
 
@@ -251,3 +256,45 @@ def test_a_question_survives_json():
     read = question_from_dict(values)
     assert read.told[0].rungs == {0.5: {ANSWERS.name: 0.1}}
     assert read.ranges[0].high == math.inf
+
+
+def half_finished():
+    plan = hand_made_plan()
+    records = hand_made_records(plan, planted_score(noise=0.03, best_angle=0.245))
+    kept = {key: record for key, record in records.items() if record.run_id.endswith("s0")}
+    return make_table(plan, kept, {})
+
+
+def test_a_half_finished_sweep_says_what_its_next_runs_should_be():
+    table = half_finished()
+    (study,) = make_studies(table, AnalysisConfig())
+    found = next_runs(table, study)
+    assert found == next_runs(table, study), "the same input gives the same advice"
+    assert len(found) == 10
+    assert all(one.worth >= 0 for one in found)
+    assert found[0].worth > 1e-5
+    planned = {spec.run_id for spec in table.plan.runs}
+    assert all(one.run_id in planned for one in found if one.run_id)
+    assert found[0].seed == 1, "the first seed that the plan still lacks"
+    assert len({(one.weights, one.seed) for one in found}) == 10, "no run twice"
+    near = [math.degrees(math.atan2(*one.weights)) for one in found]
+    assert np.median(near) < 30, "around the planted best at 14 degrees"
+    lines = next_lines(table, [study])
+    assert "the next 10 runs that teach most" in " ".join(lines.split())
+    page = str(next_section(table, [study]))
+    assert "What to run next" in page
+    assert page.count("<tr>") == 11
+
+
+def test_a_finished_sweep_and_one_with_a_single_run_need_no_advice():
+    table = hand_made_table()
+    (study,) = make_studies(table, AnalysisConfig())
+    assert next_runs(table, study) == ()
+    assert next_lines(table, [study]) == ""
+    assert str(next_section(table, [study])) == ""
+    plan = hand_made_plan()
+    records = hand_made_records(plan, planted_score())
+    first = next(key for key, record in records.items() if record.stage != "base")
+    table = make_table(plan, {first: records[first]}, {})
+    (study,) = make_studies(table, AnalysisConfig())
+    assert next_runs(table, study) == ()
