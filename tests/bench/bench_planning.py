@@ -19,6 +19,7 @@ from sweep.arguments import parse_arguments
 from sweep.compose import compose_sweep
 from sweep.ledger import Ledger
 from sweep.plan import make_plan
+from sweep.timesheets import Timesheet
 from train.record import RunRecord
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -51,26 +52,28 @@ def seeds(number: int) -> str:
 
 
 def finish_every_run(root: str, *arguments: str) -> None:
-    """Records, made by hand, of every run of a plan: as if the sweep were over."""
+    """Records and a timesheet, made by hand, of every run of a plan: as if the sweep were over."""
     plan = make_plan(compose_sweep(parse_arguments(arguments)), cache_folder=None)
-    ledger = Ledger(root)
+    ledger, sheet = Ledger(root), Timesheet(root, plan.name, "bench", gpus=0, cores=1)
     for spec in plan.runs:
         ledger.write_spec(spec.fingerprint, {"run_id": spec.run_id})
         claim = ledger.claim(spec.fingerprint)
         if claim is None:
             raise RuntimeError(f"{spec.run_id} could not be claimed")
         metrics = {"validation_exact_answer": 0.5 + 0.001 * spec.config.seed, "test_exact_answer": 0.5}
-        claim.commit(
-            RunRecord(
-                run_id=spec.run_id,
-                fingerprint=spec.fingerprint,
-                outcome="finished",
-                stage=spec.config.stage,
-                metrics=metrics,
-                training_s=4.0,
-                evaluation_s=2.0,
-            )
+        record = RunRecord(
+            run_id=spec.run_id,
+            fingerprint=spec.fingerprint,
+            outcome="finished",
+            stage=spec.config.stage,
+            metrics=metrics,
+            training_s=4.0,
+            evaluation_s=2.0,
         )
+        sheet.begin(spec)
+        sheet.ready()
+        claim.commit(record)
+        sheet.end("finished", record)
 
 
 def main() -> None:
