@@ -137,13 +137,13 @@ class _Sum:
 def _share(workload: Workload, room: Room, number: float, history: Sequence[Shift], unit: str) -> Share:
     seen = like_runs(history, workload, room.gpus)
     seen = [pair for pair in seen if (pair[1].pack > 1) == (room.pack != 1)] or seen
-    found = predict([seconds for seconds, _ in seen])
+    found = predict([seconds for seconds, _, _ in seen], [shift.sweep for _, _, shift in seen])
     if found is None:
         return Share(workload=workload, runs=number, seconds=None)
     part = _Sum()
     part.add(found, number, _devices(room, unit))
     low, high = part.interval()
-    trained = [entry for _, entry in seen if entry.num_tokens and entry.training_s]
+    trained = [entry for _, entry, _ in seen if entry.num_tokens and entry.training_s]
     tokens_s = sum(entry.training_s for entry in trained)
     return Share(
         workload=workload,
@@ -156,7 +156,7 @@ def _share(workload: Workload, room: Room, number: float, history: Sequence[Shif
     )
 
 
-def like_runs(history: Sequence[Shift], workload: Workload, gpus: int) -> list[tuple[float, Entry]]:
+def like_runs(history: Sequence[Shift], workload: Workload, gpus: int) -> list[tuple[float, Entry, Shift]]:
     """Own seconds, on a device of its own or its part of a shared one, of every like run that says something."""
     evaluations = [
         entry.evaluation_s / entry.pack
@@ -164,7 +164,7 @@ def like_runs(history: Sequence[Shift], workload: Workload, gpus: int) -> list[t
         for entry in shift.entries
         if entry.evaluation_s and _same_evaluation(entry.workload, workload)
     ]
-    found: list[tuple[float, Entry]] = []
+    found: list[tuple[float, Entry, Shift]] = []
     for shift in history:
         for entry in shift.entries:
             times = scale(entry.workload, entry.num_steps, workload)
@@ -172,13 +172,13 @@ def like_runs(history: Sequence[Shift], workload: Workload, gpus: int) -> list[t
                 continue
             if entry.outcome == "finished" and entry.steps == entry.num_steps:
                 rest_s = entry.own_s - entry.training_s
-                found.append(((entry.training_s * times + rest_s) / entry.pack, entry))
+                found.append(((entry.training_s * times + rest_s) / entry.pack, entry, shift))
             elif entry.outcome == "finished" and not entry.steps:  # a base model, or a trainer without steps
-                found.append((entry.own_s / entry.pack, entry))
+                found.append((entry.own_s / entry.pack, entry, shift))
             elif entry.outcome == "interrupted" and entry.steps > 1 and evaluations:
                 pace_s = entry.training_s / entry.steps
                 whole_s = pace_s * entry.num_steps * times / entry.pack + sum(evaluations) / len(evaluations)
-                found.append((whole_s, entry))
+                found.append((whole_s, entry, shift))
     return found
 
 

@@ -153,9 +153,9 @@ def history(plan: Plan, ledger: Ledger) -> dict[Kind, list[float]]:
     sheets = shifts(ledger.root)
     found: dict[Kind, list[float]] = {}
     for workload in dict.fromkeys(map(workload_of, plan.runs)):
-        seen = [pair for gpus in (0, 1) for pair in like_runs(sheets, workload, gpus)]
+        seen = [one for gpus in (0, 1) for one in like_runs(sheets, workload, gpus)]
         if seen:
-            found.setdefault(workload.kind, []).extend(seconds * entry.pack for seconds, entry in seen)
+            found.setdefault(workload.kind, []).extend(seconds * entry.pack for seconds, entry, _ in seen)
     unseen = {spec.fingerprint: kind_of(spec) for spec in plan.runs if kind_of(spec) not in found}
     records = ledger.records(unseen)
     return seconds_by_kind([(unseen[name], record) for name, record in records.items()]) | {

@@ -3,7 +3,8 @@
     python tests/bench/bench_forecast.py ROOT SEEDS      adds a repetition to tests/bench/results/forecast_*.json
 
 In a ROOT without timesheets the forecast stands on pilots, else on what was trained there before. SEEDS such as
-0,1,2: seeds that this root has trained already would leave nothing to do. On a machine that does nothing else.
+0,1,2 must be new to ROOT. One worker, which must have a core of its own: on a machine that does other things,
+`taskset -c 1 chrt -r 1 python ...` gives it one.
 """
 
 import datetime
@@ -53,53 +54,37 @@ def repetition(root: str, seeds: str) -> dict[str, object]:
     launched = [shift for shift in history if shift.started_at >= started]
     inside, took = [], []
     for share in found.shares:
-        for seconds, entry in like_runs(launched, share.workload, 0):
+        for seconds, entry, _ in like_runs(launched, share.workload, 0):
             if share.seconds is not None and entry.workload == share.workload:
                 inside.append(share.seconds.low <= seconds <= share.seconds.high)
                 took.append(seconds)
+    one = found.shares[-1].seconds
+    seen = [
+        entry
+        for shift in history
+        for entry in shift.entries
+        if shift not in launched and entry.workload == workload_of(session.plan.runs[-1])
+    ]
     return {
-        "stands_on": source,
-        "runs": len(inside),
-        "runs_seen": sum(
-            workload_of(session.plan.runs[-1]) == entry.workload
-            for shift in history
-            if shift not in launched
-            for entry in shift.entries
-        ),
+        "stands_on": f"{len(seen)} {source}",
         "forecast_cpu_h": found.hours,
-        "low": found.low,
-        "high": found.high,
+        "interval_cpu_h": [found.low, found.high],
         "spent_cpu_h": spent,
-        "error": spent and found.hours / spent - 1,
-        "share_of_runs_within_80_percent_interval": sum(inside) / len(inside),
-        "run_s_forecast": [
-            found.shares[-1].seconds.low,
-            found.shares[-1].seconds.mean,
-            found.shares[-1].seconds.high,
-        ],
-        "run_s_spread": [min(took), sum(took) / len(took), max(took)],
+        "forecast_to_spent": found.hours / spent if found.hours else None,
+        "runs": len(inside),
+        "runs_within_their_interval": sum(inside),
+        "forecast_of_a_run_s": [one.low, one.mean, one.high] if one else None,
+        "runs_took_s": [round(seconds, 2) for seconds in took],
     }
 
 
 def main() -> None:
     measured = repetition(*sys.argv[1:])
-    date = datetime.date.today().isoformat()
-    path = (
-        PROJECT
-        / "tests"
-        / "bench"
-        / "results"
-        / f"forecast_{platform.machine()}_{os.cpu_count()}cores_{date}.json"
-    )
-    result = (
-        json.loads(path.read_text())
-        if path.exists()
-        else {
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-            "repetitions": [],
-        }
-    )
+    date, machine = datetime.date.today().isoformat(), f"{platform.machine()}, {os.cpu_count()} cores"
+    path = PROJECT / "tests" / "bench" / "results" / f"forecast_{platform.machine()}_{date}.json"
+    result = {"machine": machine, "python": platform.python_version(), "repetitions": []}
+    if path.exists():
+        result = json.loads(path.read_text(encoding="utf-8"))
     result["repetitions"].append(measured)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(measured, indent=1))
