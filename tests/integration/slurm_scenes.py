@@ -47,7 +47,7 @@ class Scene:
 
     def begin(self) -> None:
         self.send()
-        self.until(lambda: self.running(), 60)
+        self.until(self.running, 180)
 
     def watch_in_a_terminal(self) -> tuple[int, subprocess.Popen]:
         """Somebody submits and watches from a terminal of their own: its other end, and the process."""

@@ -6,6 +6,10 @@ from pathlib import Path
 
 from toy_sweep import toy_plan
 
+from sweep.arguments import Arguments
+from sweep.commands import clustering
+from sweep.commands.session import Session
+from sweep.config import GridConfig, SearchConfig, SweepConfig
 from sweep.folder import SweepFolder, check_root
 from sweep.launcher import LauncherConfig
 from sweep.ledger import Ledger
@@ -25,24 +29,24 @@ def toy_tender(root: Path, plan: Plan, **settings) -> Tender:
     return Tender(plan, Ledger(root, launcher.max_attempts), folder, launcher, trainer=TRAINER)
 
 
-def watch(root: Path, plan: Plan, settings: dict) -> int:
-    """`python -m sweep ... watch` as it is, but for the question and the trainer."""
-    from sweep.arguments import Arguments
-    from sweep.commands import clustering
-    from sweep.commands.session import Session
-    from sweep.config import GridConfig, SearchConfig, SweepConfig
-
-    tender = toy_tender(root, plan, **settings)
+def toy_session(tender: Tender, arguments: Arguments) -> Session:
+    """What `python -m sweep` would open for the tender's sweep."""
     config = SweepConfig(
-        action="watch",
-        root=str(root),
-        name=plan.name,
-        grid=GridConfig(name=plan.name),
+        action=arguments.action,
+        root=str(tender.folder.root),
+        name=tender.plan.name,
+        grid=GridConfig(name=tender.plan.name),
         launcher=tender.launcher,
         search=SearchConfig(),
     )
+    return Session(arguments, config, tender.plan, tender.folder, tender.ledger)
+
+
+def watch(root: Path, plan: Plan, settings: dict) -> int:
+    """`python -m sweep ... watch` as it is, but for the question and the trainer."""
+    tender = toy_tender(root, plan, **settings)
     clustering.tender_of = lambda session: tender
-    return clustering.watch(Session(Arguments("watch"), config, plan, tender.folder, tender.ledger))
+    return clustering.watch(toy_session(tender, Arguments("watch")))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def test_waiting_runs_keep_the_code_and_configuration_they_were_submitted_with(s
     for part in ("train", "sweep", "analysis", "conf"):
         shutil.copytree(PROJECT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "pyproject.toml", checkout)
-    words = ("+grid=smoke_2x2", *SMALL)
+    words = ("+grid=smoke_2x2", "grid.seeds=[0,1,2,3,4,5,6]", *SMALL)  # 3 x 7 runs, and the base
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     subprocess.run(
         [
@@ -61,7 +61,7 @@ def test_waiting_runs_keep_the_code_and_configuration_they_were_submitted_with(s
     numbers = {task.key.partition("_")[0] for task in read_queue().values() if task.is_waiting}
     subprocess.run(["scontrol", "release", *sorted(numbers)], check=True)
     assert run_command("sweep", *words, f"root={here}", "launcher.slots=1").returncode == 0
-    until(lambda: len(list(root.glob(".runs/*/record.json"))) == 4, 120)
+    until(lambda: len(list(root.glob(".runs/*/record.json"))) == 22, 240)
     assert results(root) == results(here)
 
 
