@@ -132,31 +132,35 @@ def pooled_figure(across: Across) -> Figure | None:
     return figure
 
 
-def many_maps_figure(
-    places_Q2: Floats,
-    names: Sequence[str],
-    near_best: Sequence[Floats],
-    regions: Sequence[Mask],
-    marks: Sequence[tuple[Pair, Pair]],
-) -> Figure:
+@dataclass(frozen=True, slots=True)
+class SmallMap:
+    """One plane's P(near the best) with what is marked on it."""
+
+    name: str
+    places_Q2: Floats
+    near_best_Q: Floats
+    region_Q: Mask
+    recommended: Pair
+    best_run: Pair | None = None
+
+
+def many_maps_figure(maps: Sequence[SmallMap]) -> Figure:
     """P(near the best) of every plane, small; the region outlined, the recommended pair and the best run marked."""
-    columns = min(len(names), 3)
-    rows = math.ceil(len(names) / columns)
+    columns = min(len(maps), 3)
+    rows = math.ceil(len(maps) / columns)
     figure = Figure(figsize=(7.4, 2.35 * rows + 0.5), dpi=DPI, facecolor=PAPER, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     scale = Normalize(0, 1)
-    for axes in grid.flat[len(names) :]:
+    for axes in grid.flat[len(maps) :]:
         axes.set_visible(False)
-    for axes, name, values_Q, region_Q, (recommended, best_run) in zip(
-        grid.flat, names, near_best, regions, marks, strict=False
-    ):
-        _draw(axes, places_Q2, values_Q, colormaps["viridis"], scale)
-        _outline(axes, places_Q2, region_Q)
-        _star(axes, np.array(recommended))
-        axes.plot(
-            best_run[1] * 10, best_run[0] * 10, marker="x", color=RED, markersize=6, markeredgewidth=1.6
-        )
-        axes.set_title(name, fontsize=8, color=INK, loc="left")
+    for axes, one in zip(grid.flat, maps, strict=False):
+        _draw(axes, one.places_Q2, one.near_best_Q, colormaps["viridis"], scale)
+        _outline(axes, one.places_Q2, one.region_Q)
+        _star(axes, np.array(one.recommended))
+        if one.best_run is not None:
+            prompt, response = one.best_run
+            axes.plot(response * 10, prompt * 10, marker="x", color=RED, markersize=6, markeredgewidth=1.6)
+        axes.set_title(one.name, fontsize=8, color=INK, loc="left")
     bar = figure.colorbar(
         ScalarMappable(norm=scale, cmap=colormaps["viridis"]), ax=grid, fraction=0.02, pad=0.01, aspect=40
     )

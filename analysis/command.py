@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.config import AnalysisConfig
 from analysis.evaluated import ItemReader
-from analysis.table import Table, check_metric, make_table, nothing_finished
+from analysis.table import AnalysisError, Table, check_metric, make_table, nothing_finished
 from sweep.arguments import Arguments, parse_arguments
 from sweep.confirm import SUFFIX
 from sweep.folder import SweepFolder
@@ -25,6 +25,7 @@ from sweep.rays import canonical_objective
 from sweep.spec import Cell, Plan
 from train.config import TrackingConfig, build
 from train.errors import UserError
+from train.files import read_json
 from train.fingerprint import identity_tree
 from train.record import RunRecord
 
@@ -44,7 +45,8 @@ Also
   publish=wandb-weights     the same, and the kept weights of the region's runs as model artifacts
   publish=optuna-dashboard  write report/optuna.db, to be opened by optuna-dashboard
   publish=optuna:TARGET     the same elsewhere: a file (.db, .log for a journal) or postgresql://user@host/database
-  from=published            the published grid of Weighted Instruction Tuning, 525 runs, by the same analysis
+  from=published            the published grid of Weighted Instruction Tuning, 525 runs, by the same analysis;
+                            with +grid=NAME its planes are drawn beside it
   from=wandb:ENTITY/PROJECT/GROUP   instead of +grid=NAME: make the report from W&B alone, without the ledger
   Published again, everything is changed in place.
 
@@ -210,15 +212,22 @@ def _run_from_wandb(request: Request) -> str:
 
 
 def _run_from_published(request: Request) -> str:
-    """The report of the published grid, below root=; nothing of it depends on any sweep."""
-    from analysis.published_page import published_files
+    """The report of the published grid, below root=. With +grid=, that sweep's planes are drawn beside it."""
+    from analysis.published_page import maps_of, published_files
     from analysis.published_study import study_published
     from analysis.published_text import text
     from sweep.commands.session import root_of
 
+    root = root_of(request.arguments)
+    said = dict(word.lstrip("+").partition("=")[::2] for word in request.arguments.overrides)
+    name = said.get("name", said.get("grid", ""))
+    report = read_json(SweepFolder(root, name).report / "region.json") if name else {}
+    if report is None:
+        first = f"python -m analysis +grid={name}"
+        raise AnalysisError(f"{name} has no report to draw beside it", "its region.json", f"first: {first}")
     study = study_published()
-    folder = SweepFolder(root_of(request.arguments), "published")
-    write_files(folder.report, published_files(study))
+    folder = SweepFolder(root, "published")
+    write_files(folder.report, published_files(study, maps_of(report)))
     return f"{text(study)}\n\nreport: {folder.report / 'report.html'}"
 
 

@@ -4,11 +4,15 @@
     <root>/published/report/    report.html, region.json, summary.md, figures/
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from analysis.across import DECISIONS
 from analysis.across_plot import (
     Row,
+    SmallMap,
     agreement_figure,
     gains_figure,
     many_maps_figure,
@@ -36,9 +40,9 @@ from train.files import to_json
 NOT_PUBLISHED = ("prompt tokens / response tokens",)
 
 
-def published_files(study: PublishedStudy) -> dict[str, bytes]:
-    """Every file of the report by its name."""
-    figures = _figures(study)
+def published_files(study: PublishedStudy, beside: Sequence[SmallMap] = ()) -> dict[str, bytes]:
+    """Every file of the report by its name. beside: planes of a sweep, drawn before the published ones."""
+    figures = _figures(study, beside)
     return {
         "report.html": _page(study, figures).encode("utf-8"),
         "region.json": to_json(published_summary(study)).encode("utf-8"),
@@ -47,16 +51,46 @@ def published_files(study: PublishedStudy) -> dict[str, bytes]:
     }
 
 
-def _figures(study: PublishedStudy) -> dict[str, bytes]:
+def maps_of(report: Mapping[str, Any]) -> list[SmallMap]:
+    """The planes of a sweep's region.json that have a surface."""
+    found = []
+    for plane in report.get("planes", ()):
+        places = plane.get("map", ())
+        if not places or "recommended" not in plane:
+            continue
+        near_best_Q = np.array([place["near_best"] for place in places])
+        pair_of = plane["recommended"]
+        found.append(
+            SmallMap(
+                f"{report['sweep']}: {plane['model']}\non {plane['dataset']}",
+                np.array([[place["prompt_weight"], place["response_weight"]] for place in places]),
+                near_best_Q,
+                near_best_Q >= 0.5,
+                (pair_of["prompt_weight"], pair_of["response_weight"]),
+            )
+        )
+    return found
+
+
+def _figures(study: PublishedStudy, beside: Sequence[SmallMap]) -> dict[str, bytes]:
     answers = study.planes
     made = {
         "gains": gains_figure([Row(answer.name, answer.naive, answer.gain) for answer in answers]),
         "maps": many_maps_figure(
-            DECISIONS,
-            [answer.name for answer in answers],
-            [answer.optimum.near_best_Q for answer in answers],
-            [answer.optimum.median_Q for answer in answers],
-            [(answer.recommended, answer.best_cell) for answer in answers],
+            [
+                *beside,
+                *(
+                    SmallMap(
+                        answer.name,
+                        DECISIONS,
+                        answer.optimum.near_best_Q,
+                        answer.optimum.median_Q,
+                        answer.recommended,
+                        answer.best_cell,
+                    )
+                    for answer in answers
+                ),
+            ]
         ),
         "pooled": pooled_figure(study.across),
         "agreement": agreement_figure(study.across),

@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.appendix import appendix
 from analysis.cautions import cautions
 from analysis.config import AnalysisConfig
 from analysis.evaluated import ItemReader
+from analysis.joint import Joint, make_joint
+from analysis.joint_page import PREFIX, joint_figures, joint_finding, joint_sections, joint_summary
 from analysis.page import page, tag
 from analysis.protocol import commands_section, cost_section, glossary_section, protocol_section
 from analysis.search.next_runs import next_section
@@ -35,6 +38,7 @@ class Report:
     studies: tuple[Study, ...]
     cautions: tuple[tuple[str, ...], ...]
     files: Mapping[str, bytes]
+    joint: Joint | None = None  # what the planes say together; None for one plane
 
 
 def make_report(
@@ -56,18 +60,25 @@ def make_report(
         for index, study in enumerate(studies)
         for name, png in _figures(study, _prefix(index, len(studies))).items()
     }
-    html = _page(
-        table, studies, lines, figures, (sweep_command, analysis_command), train_command_by_fingerprint or {}
-    )
+    joint = make_joint(table, studies)
+    figures |= joint_figures(joint)
+    again = sweep_command, analysis_command
+    html = _page(table, studies, joint, lines, figures, again, train_command_by_fingerprint or {})
     files = {
         "report.html": html.encode("utf-8"),
         "region.json": to_json(
-            region_summary(table.plan.name, studies, lines, evidence(table.plan, table.record_by_fingerprint))
+            {
+                **region_summary(
+                    table.plan.name, studies, lines, evidence(table.plan, table.record_by_fingerprint)
+                ),
+                **joint_summary(joint),
+            }
         ).encode("utf-8"),
+        "summary.md": appendix(table, studies, lines, joint, again).encode("utf-8"),
         **{f"figures/{name}.png": png for name, png in figures.items()},
         **_cell_files(rows),
     }
-    return Report(studies, lines, files)
+    return Report(studies, lines, files, joint)
 
 
 def _prefix(index: int, num_planes: int) -> str:
@@ -101,6 +112,7 @@ def _figures(study: Study, prefix: str) -> dict[str, bytes]:
 def _page(
     table: Table,
     studies: Sequence[Study],
+    joint: Joint | None,
     lines: Sequence[Sequence[str]],
     figures: Mapping[str, bytes],
     module_commands: tuple[str, str],
@@ -131,6 +143,7 @@ def _page(
         tag("h1", f"Sweep {table.plan.name}"),
         tag("p", asked + f". Chosen on {studies[0].chosen.metric.name}.", class_="note"),
         overview(studies),
+        joint_sections(joint, {name: figures[name] for name in shown}),
         *sections,
         next_section(table, studies),
         cost_section(table),
@@ -143,6 +156,7 @@ def _page(
 def _that_fit(figures: Mapping[str, bytes]) -> set[str]:
     """The figures for which the page has room: first every plane, then every difference, and so on."""
     ranks = (
+        *(PREFIX + name for name in ("pooled", "agreement", "trade_off", "ranks")),
         *("plane", "near_best", "noise", "gain", "ratio"),
         *("plane_test", "difference", "difference_test", "metrics"),
     )
@@ -199,7 +213,11 @@ def _column(values: list[Any]) -> tuple[list[Any], str]:
 
 def summary_text(report: Report) -> str:
     """What a terminal shows: the finding and a small plane for each; for many planes the findings only."""
-    parts = []
+    parts = (
+        ["\n".join(textwrap.wrap(f"Across planes: {said}", 100))]
+        if (said := joint_finding(report.joint))
+        else []
+    )
     for study, lines in zip(report.studies, report.cautions, strict=True):
         parts.append("\n".join(textwrap.wrap(f"{group_name(study.group)}: {finding(study)}", 100)))
         if len(report.studies) <= 3:

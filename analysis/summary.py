@@ -1,7 +1,8 @@
 """region.json: the answer for programs. Strict JSON; a number that doesn't exist is an absent key. Pure.
 
-    {schema, sweep, evidence, planes: [plane]}
+    {schema, sweep, evidence, planes: [plane], across}
     evidence                          digest of the finished runs it rests on (`sweep.confirm.evidence`)
+    across                            see `analysis.across_summary`; absent for one plane
     plane
       model, dataset, settings        what its cells share
       metric, unit, better            the validation metric that chose

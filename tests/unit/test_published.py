@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from analysis.across_plot import many_maps_figure
+from analysis.command import parse_request, run
+from analysis.draw import png_bytes
 from analysis.published import BENCHMARKS, published_facts, published_planes, within_ray_sd
+from analysis.published_page import maps_of
 from analysis.published_study import answer_planes, mean_cell_percent
+from train.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "wit_published" / "wit_grid.csv"
 
@@ -98,3 +103,18 @@ def test_the_surfaces_see_that_only_the_ratio_matters(answers):
         for answer in answers
     ]
     assert sum(weight > 0.9 for weight in rays) >= 11
+
+
+def test_the_planes_of_a_sweep_are_drawn_beside_the_published_ones():
+    place = {"prompt_weight": 0.5, "response_weight": 1.0, "near_best": 0.7}
+    plane = {"model": "m", "dataset": "d", "map": [place], "recommended": place}
+    (found,) = maps_of({"sweep": "mine", "planes": [plane, {"model": "m", "dataset": "silent"}]})
+    assert found.name.startswith("mine: m")
+    assert found.recommended == (0.5, 1.0)
+    assert found.region_Q.tolist() == [True]
+    assert png_bytes(many_maps_figure([found])).startswith(b"\x89PNG")
+
+
+def test_a_sweep_without_a_report_has_nothing_to_draw(tmp_path):
+    with pytest.raises(UserError, match="mine has no report to draw beside it"):
+        run(parse_request(["from=published", "+grid=mine", f"root={tmp_path}"]))
