@@ -155,7 +155,7 @@ def noise_section(study: Study, figures: Figures) -> Markup:
                 wide=True,
             ),
             table(
-                [f"a gain of, {metric.unit}", "needs seeds for each setting"],
+                [f"gain, {metric.unit}", "seeds of each setting"],
                 seeds_table(study),
                 numeric=(0, 1),
             ),

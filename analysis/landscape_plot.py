@@ -242,6 +242,7 @@ def noise_figure(study: Study) -> Figure | None:
         left.text(edge, row, f" {number(size, metric)}", va="center", fontsize=SMALL, color=INK)
     left.set_yticks(range(len(shown)), [name for name, *_ in shown], fontsize=8)
     left.margins(x=0.22)
+    left.locator_params(axis="x", nbins=4)
     left.set_title(f"Standard deviation of one run\n{metric.unit}", fontsize=9, loc="left", color=INK)
     seeds = range(1, 13)
     right.plot(seeds, [noise.detected(n) for n in seeds], color=BLUE, label="a true gain, found 4 times in 5")
