@@ -66,8 +66,11 @@ def within(value, low, high, error=0.0, n=None):
 
 
 def summarise(folder):
-    """Criteria 1 to 7, 9, 12 and 13 of the study, and a table of every scenario."""
+    """Criteria 1 to 7, 9, 12 and 13 of the study, a table of every scenario, and what was not measured."""
+    from bench_region import scenarios
+
     rows = read_rows(folder)
+    missing = sorted({*scenarios(), "prior"} - set(rows))
     prior = rows.pop("prior", [])
     clean = {name: found for name, found in rows.items() if OUTLYING not in name}
     criteria = {}
@@ -85,6 +88,8 @@ def summarise(folder):
     return {
         "what": "simulated planes of 35 cells with one seed each; truths and noises in tests/bench/region_truths.py",
         "planes": sum(map(len, rows.values())) + len(prior),
+        "not_measured": missing,
+        "bounds": "widened by two standard errors (se) of what was measured",
         "criteria": criteria,
         "scenarios": {name: _one(found) for name, found in sorted(rows.items())},
     }
