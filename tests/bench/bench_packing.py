@@ -1,8 +1,9 @@
 """What packing gains: the embedded grid in one SLURM task with two cores, one run at a time and as many as fit.
 
-    python tests/bench/bench_packing.py  writes tests/bench/results/packing_*.json
+    python tests/bench/bench_packing.py [WORDS]      writes tests/bench/results/packing_*.json
 
-On a private cluster (tests/slurm/cluster.py); needs a machine that does nothing else for two minutes. Seconds count
+On a private cluster (tests/slurm/cluster.py); needs a machine that does nothing else for two minutes, and WORDS say
+what was done where it does. Seconds count
 from the task's first moment to its last record; hours are what the task is billed for.
 """
 
@@ -25,8 +26,6 @@ from sweep.ledger import Ledger  # noqa: E402
 from sweep.timesheets import shifts  # noqa: E402
 from train.files import read_json  # noqa: E402
 
-NUM_RUNS = 14  # one seed, and the untrained base
-
 
 def measure(cluster: Cluster, root: Path, pack: str) -> tuple[dict[str, object], dict[str, tuple]]:
     """One sweep in one task; and what its runs found, to compare bits."""
@@ -38,7 +37,8 @@ def measure(cluster: Cluster, root: Path, pack: str) -> tuple[dict[str, object],
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    while len(list(root.glob(".runs/*/record.json"))) < NUM_RUNS:
+    num_runs = len((read_json(root / "wit_5x5" / "plan.json") or {})["runs"])
+    while len(list(root.glob(".runs/*/record.json"))) < num_runs:
         time.sleep(0.2)
     ledger = Ledger(root)
     records = ledger.records(path.name for path in ledger.runs.iterdir())
@@ -70,7 +70,8 @@ def main() -> None:
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": date,
-        "runs": NUM_RUNS,
+        "how": " ".join(sys.argv[1:]) or "nothing else ran",
+        "runs": len(found_alone),
         "pack=1": alone,
         "pack=auto": packed,
         "times_as_fast": round(alone["seconds"] / packed["seconds"], 2),  # type: ignore[operator]
