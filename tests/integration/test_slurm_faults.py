@@ -247,8 +247,11 @@ def test_the_controller_restarts(slurm, tmp_path):
     assert it.losses() == []
 
 
-def test_the_controller_is_killed(slurm, tmp_path):
+def test_the_controller_is_killed(slurm, tmp_path, monkeypatch):
     """What was submitted in the last second may be lost, and its number given to somebody else."""
+    monkeypatch.setattr(
+        "sweep.slurm.reconcile.SUBMISSION_S", 5.0
+    )  # that a batch is given to appear in the queue
     it = scene(tmp_path, "killed", num_runs=4)
     it.send()
     slurm.daemons.kill("slurmctld")

@@ -224,7 +224,7 @@ def rage(it: Scene, weather: Weather, patience_s: float) -> None:
     try:
         while todo:
             assert time.monotonic() < deadline, f"left: {todo}; {it.said}"
-            time.sleep(weather.chance.uniform(1.0, 4.0))
+            time.sleep(weather.chance.uniform(*((1.0, 4.0) if IS_WHOLE else (0.5, 1.5))))
             states = it.tender.look().states.values()
             assert any(state.status is not Status.FINISHED for state in states), "over before the faults were"
             if weather.strike(todo[0]):
