@@ -12,8 +12,10 @@ below the reference's, with region.md's tolerance (x 1.05 + 0.02).
 
 import datetime
 import json
+import math
 import platform
 import sys
+import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -33,8 +35,18 @@ from region_truths import (
 from analysis.gaussian import Points
 from analysis.kernels import AVERAGE
 from analysis.search.adaptive import Belief, propose
+from analysis.search.answers import answer
+from analysis.search.questions import Question, Told
 from analysis.search.scales import Scale
+from analysis.search.space import space_of
+from analysis.search.studies import make_study
 from analysis.surface import QUICK, fit_surface
+from sweep.candidates import weights_at
+from sweep.ledger import Ledger
+from sweep.search_config import Range
+from train.files import to_json
+from train.metrics import metric
+from train.record import RunRecord, record_to_dict
 
 RESULTS = Path(__file__).parent / "results"
 PILOT = ((0, 1), (1, 1), (0.2, 1), (0.4, 0.6), (1, 0.4))
@@ -170,6 +182,81 @@ def write(name: str, values: dict[str, object]) -> None:
     print(path.read_text(encoding="utf-8"))
 
 
+def speed() -> None:
+    """CPU and wall seconds: a study of 10,000 records from the ledger; a question with 600 runs."""
+    with tempfile.TemporaryDirectory() as root:
+        ledger, names = Ledger(root), []
+        for number in range(10_000):
+            name = f"{number:032x}"
+            folder = ledger.folder(name)
+            folder.mkdir(parents=True)
+            record = RunRecord(
+                run_id=name,
+                fingerprint=name,
+                outcome="finished",
+                stage="sft",
+                metrics={f"{split}_{key}": 0.5 for split in ("validation", "test") for key in _MEASURES},
+            )
+            (folder / "record.json").write_text(to_json(record_to_dict(record)))
+            names.append(name)
+        space = space_of(question([]))
+        wall, cpu = time.perf_counter(), time.process_time()
+        records = ledger.records(names)
+        told = [
+            Told(weights=RAYS[number % 13], seed=number // 13, metrics=records[name].metrics)
+            for number, name in enumerate(names)
+        ]
+        study = make_study(space, [metric("validation_exact_answer")], told, [], None)
+        rebuilt = {
+            "cpu_s": round(time.process_time() - cpu, 3),
+            "wall_s": round(time.perf_counter() - wall, 3),
+        }
+        assert len(study.trials) == 10_000
+    generator = np.random.default_rng(0)
+    asks = {}
+    for kind in (
+        "adaptive",
+        "tpe",
+    ):  # gp: Optuna refits 600 points from scratch, for seconds; use it below 200
+        for free in (False, True):
+            low, high = (math.tan(1e-3), math.tan(1.5))
+            angles = generator.uniform(1e-3, 1.5, 600)
+            runs = [
+                Told(
+                    weights=weights_at(math.tan(angles[number])) if free else RAYS[number % 13],
+                    seed=number // 13,
+                    metrics={"validation_exact_answer": 0.5 + 0.03 * generator.standard_normal()},
+                )
+                for number in range(600)
+            ]
+            ranges = (Range(axis="ratio", low=low, high=high),) if free else ()
+            asked = question(runs, kind=kind, ranges=ranges, epsilon=1e-5)
+            answer(asked)  # what is imported once
+            wall, cpu = time.perf_counter(), time.process_time()
+            found = answer(asked)
+            assert found["proposals"]
+            asks[f"{kind}, {'600 different ratios' if free else '13 settings'}"] = {
+                "cpu_s": round(time.process_time() - cpu, 3),
+                "wall_s": round(time.perf_counter() - wall, 3),
+            }
+    limits = {"study of 10,000 records": 2.0, "one proposal at 600 runs": 0.5}
+    write(
+        "search_speed",
+        {"limits_s": limits, "study of 10,000 records": rebuilt, "one proposal at 600 runs": asks},
+    )
+
+
+_MEASURES = ("exact_answer", "constraint_adherence", "response_nll", "prompt_nll", "response_bits_per_byte")
+RAYS = tuple((p, 1.0) for p in (0, 0.25, 1 / 3, 0.5, 2 / 3, 0.75)) + tuple(
+    (1.0, r) for r in (1.0, 0.75, 2 / 3, 0.5, 1 / 3, 0.25, 0.0)
+)
+
+
+def question(told, **changes):
+    values = {"plane": "bench", "kind": "tpe", "candidates": RAYS, "told": tuple(told)}
+    return Question(**{**values, **changes})
+
+
 if __name__ == "__main__":
     command, *words = sys.argv[1:]
     if command == "simulate":
@@ -178,3 +265,5 @@ if __name__ == "__main__":
         print(words, f"{time.monotonic() - started:.0f} s", flush=True)
     elif command == "summarise":
         summarise(words)
+    elif command == "speed":
+        speed()
