@@ -11,8 +11,9 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import IO
 
@@ -25,7 +26,7 @@ from sweep.ledger import CLAIMABLE, Ledger, RunState
 from sweep.outcomes import counts_as_evidence, same_failure
 from sweep.searching import Search
 from sweep.show import View, reason
-from sweep.slots import holders
+from sweep.slots import holders, places_to_start
 from sweep.spec import SETTLED, Plan, Status
 from train.record import Failure
 
@@ -102,6 +103,7 @@ class Controller:
         self._jobs: list[Job] = []
         self._first_outcomes: list[Failure | None] = []
         self._history: dict = {}
+        self._reserved: dict[str, tuple[int, tuple[int, ...]]] = {}  # by job: ranks, slots
         self._not_before: dict[int, float] = {}
         self._pause_s = 1.0
         self._num_deaths, self._done_before = 0, (-1, -1)
@@ -234,18 +236,26 @@ class Controller:
             if state.status is Status.RUNNING and state.owner
         }
         ours = [holder for holder in held.values() if holder.sweep == self.folder.name]
-        num_idle = sum(holder.owner.pid not in busy for holder in ours)
-        num_claimable = sum(state.status in CLAIMABLE for state in self.states.values())
-        taken = set(held) | {job.slot for job in starting}
+        idle = {holder.owner.pid: holder.ranks for holder in ours if holder.owner.pid not in busy}
+        present = Counter(idle.values())
+        present.update(self._reserved[job.number][0] for job in starting)
+        claimable = Counter(
+            spec.config.num_ranks
+            for spec in self.plan.runs
+            if self.states[spec.fingerprint].status in CLAIMABLE
+        )
+        taken = set(held).union(*(self._reserved[job.number][1] for job in starting))
         free = [
             slot
             for slot in range(self.launch.num_slots)
             if slot not in taken and time.monotonic() >= self._not_before.get(slot, 0.0)
         ]
-        num_wanted = min(len(free), num_claimable - len(starting) - num_idle)
-        if num_wanted > 0:
-            self._jobs += self._start(self.launch, free[:num_wanted])
-        if num_claimable and len(taken) >= self.launch.num_slots and not ours and not starting:
+        for ranks, places in places_to_start(claimable, present, free, self.launch.num_slots):
+            jobs = self._start(replace(self.launch, ranks=ranks), [slots[0] for slots in places])
+            for job, slots in zip(jobs, places, strict=True):
+                self._reserved[job.number] = ranks, slots
+            self._jobs += jobs
+        if claimable and len(taken) >= self.launch.num_slots and not ours and not starting:
             self._say_once(f"waiting: other sweeps hold all {self.launch.num_slots} slots of this machine")
         return ""
 

@@ -21,6 +21,7 @@ from sweep.attempts import tail
 from sweep.claims import process_lives, process_start
 from sweep.errors import LaunchError
 from sweep.ledger import MAX_ATTEMPTS
+from sweep.spec import Plan
 
 TIMEOUT_MIN = 365 * 24 * 60  # a worker ends when its work does
 CHECKOUT = Path(__file__).parents[1]
@@ -34,6 +35,7 @@ class Launch:
     sweep: str
     num_slots: int
     gpus: tuple[str, ...] = ()  # slot k sees device k modulo their number; none: the processors only
+    ranks: int = 1  # of the runs that they train; each worker holds as many slots, and sees as many devices
     num_threads: int = 1
     max_attempts: int = MAX_ATTEMPTS
     trainer: str = "sweep.trainers:make_trainer"
@@ -69,6 +71,24 @@ class Job:
     def last_words(self, num_lines: int = 5) -> list[str]:
         """The end of its error output."""
         return tail(Path(self.folder) / f"{self.pid}_0_log.err", num_lines)
+
+
+def check_ranks(plan: Plan, launch: Launch) -> None:
+    """LaunchError for a run of more devices than this machine has, or of several machines."""
+    for spec in plan.runs:
+        config = spec.config
+        if config.num_nodes > 1:
+            raise LaunchError(
+                f"{spec.run_id} is spread over {config.num_nodes} nodes",
+                "a cluster",
+                "add launcher=slurm, or set model.nodes=1",
+            )
+        if launch.gpus and config.train.device != "cpu" and config.num_ranks > len(launch.gpus):
+            raise LaunchError(
+                f"{spec.run_id} takes {config.num_ranks} devices of {len(launch.gpus)}",
+                "as many as this machine has",
+                f"set train.num_ranks={len(launch.gpus)}, or add launcher=slurm",
+            )
 
 
 def start_workers(launch: Launch, slots: Sequence[int]) -> list[Job]:
@@ -159,18 +179,18 @@ def _submit(launch: Launch, slots: Sequence[int], folder: str) -> list[int]:
     executor.update_parameters(timeout_min=TIMEOUT_MIN, name=launch.sweep)
     pids = []
     for slot in slots:
-        gpu = launch.gpus[slot % len(launch.gpus)] if launch.gpus else ""
         job = executor.submit(
             work,
             str(Path(launch.root).absolute()),
             launch.sweep,
             slot,
-            gpu,
+            ",".join(launch.gpus),
             launch.num_threads,
             launch.max_attempts,
             launch.trainer,
             launch.pack,
             launch.num_slots,
+            launch.ranks,
         )
         pids.append(int(job.job_id))
     return pids

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -20,15 +21,70 @@ from train.files import read_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """The living worker in one slot of this machine. job: the number its launcher knows it by."""
+    """The living worker in one slot of this machine. job: the number its launcher knows it by.
+
+    ranks: of the runs that it trains; it holds as many slots, if there are so many.
+    """
 
     slot: int
     sweep: str
     job: str
     owner: Owner
+    ranks: int = 1
 
 
-def take_slot(root: Path | str, sweep: str, slot: int, job: str = "") -> IO[str] | None:
+def take_slots(
+    root: Path | str, sweep: str, first: int, job: str, ranks: int, num_slots: int
+) -> dict[int, IO[str]] | None:
+    """Slots for a worker whose runs have so many ranks, from number `first` on; all of them or None."""
+    width, held = min(ranks, num_slots), dict[int, IO[str]]()
+    for number in range(num_slots):
+        slot = (first + number) % num_slots
+        if (lock := take_slot(root, sweep, slot, job, ranks)) is not None:
+            held[slot] = lock
+        if len(held) == width:
+            return held
+        if first not in held:  # it's somebody's: we were started by mistake
+            break
+    for lock in held.values():
+        lock.truncate(0)
+        lock.close()
+    return None
+
+
+def places_to_start(
+    claimable: Mapping[int, int], present: Mapping[int, int], free: Sequence[int], num_slots: int
+) -> list[tuple[int, list[tuple[int, ...]]]]:
+    """Which workers to start: by the ranks of their runs, the slots of each. Pure.
+
+    claimable   runs that wait, by their ranks; present: workers for such runs that are free or starting
+    The widest come first, and what is free is kept for them: narrow ones would never let them in.
+    """
+    found: list[tuple[int, list[tuple[int, ...]]]] = []
+    for ranks in sorted(claimable, reverse=True):
+        width, num_lacking = min(ranks, num_slots), claimable[ranks] - present.get(ranks, 0)
+        number = max(0, min(len(free) // width, num_lacking))
+        if number:
+            found.append((ranks, [tuple(free[k * width : (k + 1) * width]) for k in range(number)]))
+            free = free[number * width :]
+        if num_lacking > number:
+            break
+    return found
+
+
+def devices_of(slots: Collection[int], gpus: Sequence[str], num_slots: int, ranks: int) -> list[str]:
+    """The devices of a worker in those slots; slot k has device k modulo their number.
+
+    What a run of several ranks lacks, because there are fewer slots than devices or more, is filled up from
+    devices that belong to no slot, then from any.
+    """
+    if not gpus:
+        return []
+    own = [gpus[slot % len(gpus)] for slot in slots]
+    return list(dict.fromkeys([*own, *gpus[num_slots:], *gpus]))[:ranks]
+
+
+def take_slot(root: Path | str, sweep: str, slot: int, job: str = "", ranks: int = 1) -> IO[str] | None:
     """Hold slot number `slot` of this machine until this process dies; None if a living worker has it."""
     path = _folder(root) / f"{_host()}-{slot}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +95,8 @@ def take_slot(root: Path | str, sweep: str, slot: int, job: str = "") -> IO[str]
         stream.close()
         return None
     stream.truncate(0)
-    stream.write(json.dumps({"sweep": sweep, "job": job, "owner": asdict(this_process(f"{_host()}-{slot}"))}))
+    owner = asdict(this_process(f"{_host()}-{slot}"))
+    stream.write(json.dumps({"sweep": sweep, "job": job, "owner": owner, "ranks": ranks}))
     stream.flush()
     return stream
 
@@ -57,7 +114,11 @@ def holders(root: Path | str) -> dict[int, Holder]:
         owner = owner_from_dict(values.get("owner")) if values else None
         if match and values and owner and is_alive(owner, lambda: float("inf")):
             found[int(match[1])] = Holder(
-                slot=int(match[1]), sweep=str(values.get("sweep")), job=str(values.get("job")), owner=owner
+                slot=int(match[1]),
+                sweep=str(values.get("sweep")),
+                job=str(values.get("job")),
+                owner=owner,
+                ranks=int(values.get("ranks", 1)),
             )
     return found
 

@@ -27,7 +27,7 @@ from sweep.lineage import PARENT_EVERY_S, blocked_by, must_wait, parent_state, r
 from sweep.outcomes import counts_as_evidence, failed_record, same_failure, spec_to_dict, writable
 from sweep.recovery import REMEDIES, smaller_batches, with_remedy
 from sweep.sharing import ALONE, CROWDED, PACKED_OOM, Shared, memory_of_this_task
-from sweep.slots import take_slot
+from sweep.slots import devices_of, take_slots
 from sweep.spec import RunSpec, Status
 from sweep.timesheets import Timesheet
 from sweep.trainers import TRAINER, GivenBack, RunOne, load_trainer
@@ -44,27 +44,31 @@ def work(
     root: str,
     sweep: str,
     slot: int,
-    gpu: str = "",
+    gpus: str = "",
     num_threads: int = 1,
     max_attempts: int = MAX_ATTEMPTS,
     trainer: str = TRAINER,
     pack: int = 1,
     num_slots: int = 1,
+    ranks: int = 1,
 ) -> int:
     """The life of a worker process. Primitive arguments only: they are all that is pickled.
 
-    gpu: the one device to see, as CUDA_VISIBLE_DEVICES has it; "" for none.
+    gpus: the machine's devices, as CUDA_VISIBLE_DEVICES names them; the worker sees its slots' only.
+    ranks: it trains runs of so many processes, and no others.
     pack: runs at once in this slot, 0 to measure; it has its share of the cores and the memory of num_slots.
     trainer: module:function, called with the root once there is a run to train, gives a RunOne.
     """
-    lock = take_slot(root, sweep, slot, os.environ.get("SUBMITIT_LOCAL_JOB_ID", ""))
-    if lock is None:
+    job = os.environ.get("SUBMITIT_LOCAL_JOB_ID", "")
+    locks = take_slots(root, sweep, slot, job, ranks, max(num_slots, slot + 1))
+    if locks is None:
         print(f"slot {slot} is taken", flush=True)
         return NO_SLOT
     stop = Flag()
     _detach(stop)
+    devices = devices_of(locks, [device for device in gpus.split(",") if device], num_slots, ranks)
     os.environ.update(
-        CUDA_VISIBLE_DEVICES=gpu,
+        CUDA_VISIBLE_DEVICES=",".join(devices),
         WEIGHT_SWEEP_NAME=sweep,
         OMP_NUM_THREADS=str(num_threads),
         MKL_NUM_THREADS=str(num_threads),
@@ -75,6 +79,9 @@ def work(
         f"{os.uname().nodename}-{slot}",
     )
 
+    def is_ours(spec: RunSpec) -> bool:
+        return spec.config.num_ranks == ranks
+
     def make_worker(index: int = 0, shared: Shared = ALONE) -> Worker:
         is_alone = shared is ALONE
         return Worker(
@@ -83,19 +90,20 @@ def work(
             stop,
             name=name if is_alone else f"{name}.{index}",
             make_run_one=lambda: load_trainer(trainer)(root),
+            may_claim=is_ours,
             may_wait=True,
-            gpus=int(is_alone and gpu != ""),
-            cores=num_threads if is_alone else 0,
-            gpus_used=int(gpu != ""),
+            gpus=len(devices) if is_alone else 0,
+            cores=num_threads * ranks if is_alone else 0,
+            gpus_used=len(devices),
             shared=shared,
         )
 
-    if pack == 1:
+    if pack == 1 or ranks > 1:
         return make_worker().run()
     from sweep.packs import Pack, Place
 
     cores = max(num_threads, available_cores() // num_slots)
-    place = Place(memory_gb=memory_of_this_task(num_slots), cores=cores, gpus=int(gpu != ""))
+    place = Place(memory_gb=memory_of_this_task(num_slots), cores=cores, gpus=len(devices))
     return Pack(
         ledger,
         folder,
@@ -106,6 +114,7 @@ def work(
         place=place,
         num_threads=num_threads,
         make_worker=make_worker,
+        is_ours=is_ours,
     ).run()
 
 
@@ -147,6 +156,7 @@ class Worker:
         self._timesheet = Timesheet(
             ledger.root, folder.name, name, gpus=gpus, cores=cores, gpus_used=gpus_used
         )
+        self.num_ended = 0  # runs that needn't go on: finished, failed or paused
 
     def run(self) -> int:
         """Work until nothing is left, somebody says stop, or it makes no sense; OSError for a full disk."""
@@ -161,6 +171,7 @@ class Worker:
                 raise OSError(errno.ENOSPC, f"{failure.message}; {spec.run_id} can be continued")
             if outcome == "crowded out":
                 return CROWDED
+            self.num_ended += outcome != "interrupted"
             if failure and failure.kind == "node_fail":
                 return NODE_FAILURE  # the next run would fare no better here, nor would this process
             if outcome not in ("interrupted", "paused") and counts_as_evidence(spec, failure):
@@ -265,6 +276,9 @@ class Worker:
                 if failure.kind in ("cuda_oom", "host_oom") and (number := self._shared.runs_at_once()) > 1:
                     claim.lose(PACKED_OOM, f"{number} runs at once; {failure.kind}: {failure.message}")
                     return "crowded out", failure, None
+                if failure.kind == "killed":  # one of its ranks; the ledger counts deaths, as of workers
+                    claim.lose(failure.kind, failure.message)
+                    return "interrupted", failure, None
                 return *self._fail(spec, claim, failure), None
 
     def _trained(self, spec: RunSpec, claim: Claim, **how: Any) -> RunRecord:

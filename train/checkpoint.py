@@ -62,9 +62,14 @@ def save_checkpoint(
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     progress: Progress,
+    generators: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Replace the run folder's checkpoint, atomically and flushed to the disk."""
-    tensors = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
+    """Replace the run folder's checkpoint, atomically and flushed to the disk.
+
+    generators   states of random generators, for a loop that isn't ours and draws from them as it goes
+    """
+    tensors = {f"generator/{name}": state for name, state in (generators or {}).items()}
+    tensors |= {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
@@ -116,6 +121,16 @@ def restore_checkpoint(
             if state:
                 optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
     return progress_from_dict(metadata)
+
+
+def generator_states(folder: Path) -> dict[str, torch.Tensor]:
+    """What `save_checkpoint` was given of random generators; empty where there is no checkpoint."""
+    try:
+        with safetensors.safe_open(folder / FOLDER_NAME / FILE_NAME, framework="pt") as stream:
+            names = [name for name in stream.keys() if name.startswith("generator/")]  # noqa: SIM118
+            return {name.removeprefix("generator/"): stream.get_tensor(name) for name in names}
+    except Exception:  # see `restore_checkpoint`
+        return {}
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -69,8 +69,10 @@ class ModelConfig:
     template: str = how("raw")
     add_bos: bool | None = None  # None: what the tokenizer itself does
     trust_remote_code: bool = False
-    # What one run needs on a cluster; None: what the launcher says.
-    gpus: int | None = how(None)
+    # What one run needs; None: what the launcher says, and one node. With train.distributed a run has one
+    # process for each of these devices, unless train.num_ranks says how many.
+    gpus: int | None = how(None)  # on each node
+    nodes: int | None = how(None)
     memory_gb: float | None = how(None)
     timeout_min: int | None = how(None)  # a run that takes longer goes on in its worker's next job
 
@@ -78,6 +80,8 @@ class ModelConfig:
         if self.source != "embedded" and not self.path:
             what = "model.path=/folder/with/config.json" if self.source == "local" else "model.path=org/name"
             raise ConfigError(f"model.source={self.source} has no model.path", "a path", f"add {what}")
+        if self.nodes is not None:
+            check_at_least("model.nodes", self.nodes, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +155,7 @@ class RecipeConfig:
     activation_checkpointing: bool = how(False)  # layers are computed twice and held once
     compile: bool = how(False)  # torch.compile, layer by layer
     distributed: Literal["none", "ddp", "fsdp"] = how("none")  # copies of the model, or shards of it
-    num_ranks: int = how(1)  # processes on this machine; only with train.distributed
+    num_ranks: int = how(1)  # processes, on all nodes together; 1: as model.gpus and model.nodes say
     checkpoint_every_s: float = how(30.0)
 
     def __post_init__(self) -> None:
@@ -296,6 +300,39 @@ class RunConfig:
                 "exclude the pair: exclude: [{prompt_weight: 0, response_weight: 0}]",
             )
         check_at_least("seed", self.seed, 0)
+        self._check_ranks()
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes that the run is spread over."""
+        return self.model.nodes or 1
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes that train the run together, one for each device."""
+        if self.train.distributed == "none":
+            return 1
+        return self.train.num_ranks if self.train.num_ranks > 1 else (self.model.gpus or 1) * self.num_nodes
+
+    def _check_ranks(self) -> None:
+        if self.num_nodes > 1 and self.train.distributed == "none":
+            raise ConfigError(
+                f"model.nodes={self.num_nodes} with train.distributed=none",
+                "ddp or fsdp",
+                "add train.distributed=fsdp",
+            )
+        if self.num_ranks % self.num_nodes:
+            raise ConfigError(
+                f"train.num_ranks={self.num_ranks} on model.nodes={self.num_nodes}",
+                "as many ranks on each node",
+                f"set train.num_ranks={self.num_nodes * (self.num_ranks // self.num_nodes + 1)}",
+            )
+        if self.stage == "dpo" and self.num_ranks > 1:
+            raise ConfigError(
+                f"stage=dpo on {self.num_ranks} ranks",
+                "one process: preferences are tuned by TRL's trainer, which isn't divided among ranks here",
+                "set train.num_ranks=1 and model.gpus=1; train=lora fits a large model on one device",
+            )
 
 
 def run_config_from_dict(values: Mapping[str, Any]) -> RunConfig:

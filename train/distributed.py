@@ -9,11 +9,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+_PATIENCE = timedelta(
+    hours=1
+)  # with a rank that tokenises or generates; a dead one is its starter's to notice
 _BUCKET_ELEMENTS = 2**25  # of gradients added at once: 128 MiB in float32
 
 
@@ -84,7 +88,7 @@ def world_of(kind: Literal["none", "ddp", "fsdp"], device: torch.device) -> Iter
     if size == 1:
         warnings.warn(
             f"train.distributed={kind} with one rank: the run goes on in this process; "
-            "train.num_ranks=2 or torchrun would start more",
+            "train.num_ranks=2, model.gpus=2 or torchrun would start more",
             stacklevel=3,
         )
         yield World()
@@ -92,7 +96,7 @@ def world_of(kind: Literal["none", "ddp", "fsdp"], device: torch.device) -> Iter
     if torch.distributed.is_initialized():
         yield World(torch.distributed.get_rank(), torch.distributed.get_world_size(), kind)
         return
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield World(torch.distributed.get_rank(), torch.distributed.get_world_size(), kind)
     finally:

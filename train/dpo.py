@@ -6,15 +6,14 @@ itself: its log-probabilities are computed once, before the first step, so no se
 
 Source   Rafailov et al., arXiv 2305.18290, equation 7; loss_type "sigmoid" of TRL.
 Differs  Never clipped (TRL clips at 1): the house rule for a sweep whose weights scale gradients.
-Note     An interrupted run starts again from its parent: TRL's own checkpoints hold pickles.
+Note     TRL's own checkpoints hold pickles. Ours take their place: what its loop restores is overridden, so
+         that an interrupted run goes on to the same bits.
 """
 
 import copy
-import json
 import math
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from torch.nn import functional
 
 from train.checkpoint import Progress
 from train.config import DpoConfig, RecipeConfig, RunConfig
+from train.distributed import World
+from train.dpo_resume import TrainingState, make_callback, resumable
 from train.errors import ConfigError
-from train.failures import NonFiniteLossError
-from train.loop import EVENTS_FILE, Hooks, Interrupted
+from train.loop import Hooks, Interrupted, open_events
 from train.model import trainable_parameters
 from train.preferences import TokenPair, TokenPairs
 from train.schedule import learning_rate, num_steps
@@ -43,14 +43,15 @@ def tune(
     tokenizer: Any,
     config: RunConfig,
     *,
+    fingerprint: str,
     folder: Path,
     device: torch.device,
     hooks: Hooks,
 ) -> tuple[Progress, dict[str, float]]:
     """Tune `model`, which holds its parent's weights, in place; what was done, and the metrics of the pairs.
 
-    Raises   Interrupted, with nothing saved; NonFiniteLossError; ConfigError where TRL is missing.
-    Exact    The same configuration gives the same bits on CPU.
+    Raises   Interrupted, with its state saved; NonFiniteLossError; ConfigError where TRL is missing.
+    Exact    The same configuration gives the same bits on CPU, interrupted or not.
     """
     train, validation = pairs.splits["train"], pairs.splits["validation"]
     before = {"train": answer_log_probs(model, train, device)}
@@ -58,25 +59,23 @@ def tune(
         before["validation"] = answer_log_probs(model, validation, device)
     policy: Any = copy.deepcopy(model)  # TRL patches its forward
     steps = num_steps(_recipe(config.dpo), len(train))
+    tokens_per_step = sum(map(_num_tokens, train)) / len(train) * config.dpo.batch_size
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet():
-        callback = _make_callback(
-            folder, steps, hooks, sum(map(_num_tokens, train)) * 1.0 / len(train) * config.dpo.batch_size
-        )
-        trainer = _make_trainer(
-            policy, train, before["train"], tokenizer, config, steps, device, scratch, callback
-        )
-        started = time.monotonic()
-        trainer.train()
-    if callback.is_stopped:
-        raise Interrupted(f"stopped after step {trainer.state.global_step} of {steps}; it will start again")
+        trainer = _make_trainer(policy, train, before["train"], tokenizer, config, steps, device, scratch)
+        state = TrainingState(folder, fingerprint, trainer, trainable_parameters(policy))
+        progress = state.restore() or Progress(0, 0.0, None)
+        with open_events(folder, progress.step, World()) as events:
+            callback = make_callback(state, progress, events, steps, hooks, config, tokens_per_step)
+            trainer.add_callback(callback)
+            trainer.train(resume_from_checkpoint=resumable(progress, trainer, scratch))
+        progress = callback.progress
+    if progress.step < steps:
+        raise Interrupted(f"stopped after step {progress.step} of {steps}")
     tuned = trainable_parameters(policy)
     with torch.no_grad():
         for name, parameter in trainable_parameters(model).items():
             parameter.copy_(tuned[name])
-    progress = Progress(
-        trainer.state.global_step, time.monotonic() - started, callback.last_loss, round(callback.num_tokens)
-    )
     return progress, _metrics(model, validation, before.get("validation"), config.dpo.beta, device)
 
 
@@ -144,44 +143,6 @@ def _num_tokens(pair: TokenPair) -> int:
     return 2 * len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
 
 
-def _make_callback(folder: Path, steps: int, hooks: Hooks, tokens_per_step: float) -> Any:
-    from transformers import TrainerCallback
-
-    class Callback(TrainerCallback):
-        """Our log, progress and requests to stop, at every step of TRL's."""
-
-        def __init__(self) -> None:
-            self.is_stopped, self.last_loss, self.num_tokens = False, math.nan, 0.0
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            (folder / EVENTS_FILE).write_text("", encoding="utf-8")
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            hooks.on_progress(state.global_step, steps)
-            self.num_tokens += tokens_per_step
-            if hooks.should_stop() and state.global_step < steps:
-                self.is_stopped = control.should_training_stop = True
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "loss" not in (logs or {}):  # the summary at the end
-                return
-            self.last_loss = logs["loss"]
-            if not math.isfinite(self.last_loss):
-                raise NonFiniteLossError(state.global_step, ["of its pairs"])
-            event = {
-                "step": state.global_step,
-                "train_loss": self.last_loss,
-                "train_reward_accuracy": logs["rewards/accuracies"],
-                "train_reward_margin": logs["rewards/margins"],
-                "learning_rate": logs["learning_rate"],
-            }
-            with open(folder / EVENTS_FILE, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(event) + "\n")
-            hooks.tracker.log(state.global_step, event)
-
-    return Callback()
-
-
 def _make_trainer(
     policy: Any,
     pairs: Sequence[TokenPair],
@@ -191,7 +152,6 @@ def _make_trainer(
     steps: int,
     device: torch.device,
     scratch: str,
-    callback: Any,
 ) -> Any:
     from datasets import Dataset
 
@@ -206,13 +166,34 @@ def _make_trainer(
         ) from error
 
     class Trainer(DPOTrainer):
-        """With pairs that are tokens already, and whose reference is computed already."""
+        """With pairs that are tokens already, a reference that is computed already, and our checkpoints."""
+
+        save_own: Callable[[], None]
+        restore_generators: Callable[[], None]
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
         def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
+
+        def _save_checkpoint(self, *_: Any) -> None:
+            self.save_own()
+
+        def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
+            """Nothing: parameters and optimiser are as they were before the loop begins."""
+
+        def _load_optimizer_and_scheduler(self, *_: Any) -> None:
+            """Only the rate, a function of the step: the optimiser's state was restored with the parameters."""
+            step = self.state.global_step
+            rate = dpo.learning_rate * schedule.lr_lambdas[0](step)
+            position = {"last_epoch": step, "_step_count": step + 1, "_last_lr": [rate]}
+            schedule.load_state_dict(schedule.state_dict() | position)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+        def _load_rng_state(self, *_: Any) -> None:
+            self.restore_generators()
 
     dpo = config.dpo
     micro = math.gcd(dpo.batch_size, min(dpo.micro_batch_pairs, dpo.batch_size))
@@ -265,7 +246,6 @@ def _make_trainer(
         train_dataset=dataset,
         processing_class=copy.deepcopy(tokenizer),
         optimizers=(optimizer, schedule),
-        callbacks=[callback],
     )
     from transformers import PrinterCallback
 

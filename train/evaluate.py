@@ -9,6 +9,7 @@ Letters: I rows (items) of a split, R roles.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from train.batches import collate, micro_batches
 from train.config import EvalConfig
+from train.distributed import World
 from train.embedded.scoring import is_exact_answer, meets_constraint
 from train.items import Items, half_of, score
 from train.loss import nll_sums_by_role_and_row
@@ -54,11 +56,13 @@ def evaluate(
     config: EvalConfig,
     tokenizer: object,
     device: torch.device,
+    world: World = World(),
     *,
     protocol: str = "",
 ) -> Evaluation:
     """Every metric of every split but train. A metric without a row is absent, never 0.
 
+    The ranks of a world divide the batches of one process among them, and each gets the same metrics.
     protocol   fingerprint of the dataset and of how it is asked: that of the items.
     """
     metrics: dict[str, float] = {}
@@ -66,9 +70,9 @@ def evaluate(
     for name, split in data.splits.items():
         if name == "train" or not len(split.row_ids):
             continue
-        found = _likelihoods(model, split, device)
+        found = _likelihoods(model, split, device, world)
         if config.generate and any(check is not None for check in split.checks):
-            _add_answers(found, model, split, config, tokenizer, device)
+            _add_answers(found, model, split, config, tokenizer, device, world)
         metrics |= {f"{name}_{key}": value for key, value in found.metrics.items() if math.isfinite(value)}
         measured[name] = split, found
     items = [
@@ -122,22 +126,24 @@ def _items(benchmark: str, splits: Mapping[str, tuple[TokenSplit, _Measured]], p
     )
 
 
-def _likelihoods(model: nn.Module, split: TokenSplit, device: torch.device) -> _Measured:
+def _likelihoods(model: nn.Module, split: TokenSplit, device: torch.device, world: World) -> _Measured:
     """Unweighted nll per target token and per UTF-8 byte of text, for prompt and response tokens apart.
 
     Units    nats/token; bits/byte. The end-of-sequence token counts as a response token of no bytes.
     """
     lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
-    sums_R = torch.zeros(len(Role), dtype=torch.float64)
-    counts_R = torch.zeros(len(Role), dtype=torch.int64)
-    sums_IR, counts_IR = numpy.zeros((len(lengths), len(Role))), numpy.zeros((len(lengths), len(Role)))
-    for rows in micro_batches(range(len(lengths)), lengths, _NLL_PADDED_TOKENS):
+    values_2R = torch.zeros(2, len(Role), dtype=torch.float64, device=device)  # nll, tokens
+    values_2IR = torch.zeros(2, len(lengths), len(Role), dtype=torch.float64, device=device)
+    batches = micro_batches(range(len(lengths)), lengths, _NLL_PADDED_TOKENS)
+    for rows in islice(batches, world.rank, None, world.size):
         batch = collate(split, rows, device)
         logits = model(input_ids=batch.ids_BT).logits
         sums, counts, by_row, counts_by_row = nll_sums_by_role_and_row(logits, batch.ids_BT, batch.roles_BT)
-        sums_R += sums.cpu()
-        counts_R += counts.cpu()
-        sums_IR[rows], counts_IR[rows] = by_row.cpu().numpy(), counts_by_row.cpu().numpy()
+        values_2R[0] += sums
+        values_2R[1] += counts
+        values_2IR[0, rows], values_2IR[1, rows] = by_row.double(), counts_by_row.double()
+    sums_R, counts_R = world.add(values_2R).cpu()
+    sums_IR, counts_IR = world.add(values_2IR).cpu().numpy()
     bytes_R = split.role_bytes.sum(axis=0)
     found = _Measured()
     for role in (Role.PROMPT, Role.RESPONSE):
@@ -169,10 +175,11 @@ def _add_answers(
     config: EvalConfig,
     tokenizer: object,
     device: torch.device,
+    world: World,
 ) -> None:
     """Greedy answers to the rows that carry a verifiable one, and the signs of a broken model beside them."""
     rows = [row for row, check in enumerate(split.checks) if check is not None]
-    outputs = generate(model, [_prompt_ids(split, row) for row in rows], config, tokenizer, device)
+    outputs = generate(model, [_prompt_ids(split, row) for row in rows], config, tokenizer, device, world)
     texts = tokenizer.batch_decode([tokens for tokens, _ in outputs], skip_special_tokens=True)  # type: ignore[attr-defined]
     checks = [split.checks[row] or {} for row in rows]
     adherence = [
@@ -202,6 +209,7 @@ def generate(
     config: EvalConfig,
     tokenizer: object,
     device: torch.device,
+    world: World = World(),
 ) -> list[tuple[list[int], bool]]:
     """Greedy continuations, without their end token, and whether each ended by itself.
 
@@ -210,9 +218,11 @@ def generate(
     end_id: int = tokenizer.eos_token_id  # type: ignore[attr-defined]
     pad_id = getattr(tokenizer, "pad_token_id", None)
     pad_id = end_id if pad_id is None else pad_id
-    outputs: list[tuple[list[int], bool]] = [([], False)] * len(prompts)
+    # Each new token plus one, 0 where there is none: sums over ranks bring them together.
+    found_NT = torch.zeros(len(prompts), config.max_new_tokens, dtype=torch.int64, device=device)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(order), config.batch_rows):
+    starts = range(0, len(order), config.batch_rows)
+    for start in starts[world.rank :: world.size]:
         chunk = order[start : start + config.batch_rows]
         longest = max(len(prompts[index]) for index in chunk)
         ids_BT = torch.full((len(chunk), longest), pad_id, dtype=torch.int64)
@@ -229,10 +239,13 @@ def generate(
             eos_token_id=end_id,
             pad_token_id=pad_id,
         )
-        for row, index in enumerate(chunk):
-            tokens = generated[row, longest:].tolist()
-            ended = end_id in tokens
-            outputs[index] = (tokens[: tokens.index(end_id)] if ended else tokens, ended)
+        new_BT = generated[:, longest:]
+        found_NT[torch.tensor(chunk, device=device), : new_BT.shape[1]] = new_BT + 1
+    outputs: list[tuple[list[int], bool]] = []
+    for row in world.add(found_NT).tolist():
+        tokens = [value - 1 for value in row if value]
+        ended = end_id in tokens
+        outputs.append((tokens[: tokens.index(end_id)] if ended else tokens, ended))
     return outputs
 
 

@@ -45,11 +45,32 @@ class NonFiniteLossError(Exception):
         super().__init__(f"the loss of step {step} is not finite; rows {', '.join(row_ids[:8])}")
 
 
+class RankFailedError(Exception):
+    """One of a run's processes failed, and left its words: `failure` is what one process would have left."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class RankLostError(Exception):
+    """One of a run's processes died without a word, or its peers lost it: the next attempt may fare better.
+
+    kind   killed, or node_fail where a device or the connection between devices broke.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 def failure_kind(error: BaseException) -> str:
-    """config, data, model, template, nan_loss, cuda_oom, host_oom, disk_full, node_fail or code.
+    """config, data, model, template, nan_loss, cuda_oom, host_oom, disk_full, killed, node_fail or code.
 
     Libraries wrap what the system says in errors of their own, so the causes and the texts are read as well.
     """
+    if isinstance(error, RankLostError):
+        return error.kind
     for kind_class, kind in _USER_KINDS.items():
         if isinstance(error, kind_class):
             return kind
@@ -83,6 +104,8 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 def failure_from_exception(error: BaseException) -> Failure:
     """The failure behind `error`, with the deepest frame of our own code if it passed through it."""
+    if isinstance(error, RankFailedError):
+        return error.failure
     frames = traceback.extract_tb(error.__traceback__)
     project = str(Path(__file__).parents[1])
     own = [frame for frame in frames if frame.filename.startswith(project)]

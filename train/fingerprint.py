@@ -73,7 +73,7 @@ def own_protocol(config: RunConfig, dataset_identity: str) -> str:
         {
             "benchmark": "dataset",
             "version": SCIENCE_VERSION,
-            "identity": dataset_identity,
+            "identity": dataset_identity.partition("+scores:")[0],  # which choose training rows only
             "dataset": dataset,
             "eval": _science(config.eval),
         }

@@ -11,15 +11,15 @@ import json
 import os
 import re
 import struct
-import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from train.config import DatasetConfig, ModelConfig, RunConfig
-from train.errors import DataError, ModelError, UserError
-from train.files import read_json, write_json_atomic
+from train.errors import DataError, ModelError
+from train.file_hashes import content_hashes
+from train.files import read_json
 from train.hub import hub_identity
 from train.row_files import SUFFIXES, data_files, is_saved_dataset, parse_jsonl, read_file, suffix_of
 from train.rows import embedded_row_dicts, usable_rows
@@ -28,7 +28,6 @@ from train.tokenizer import EMBEDDED_MODEL_FOLDER
 
 MAX_PARSED_BYTES = 50_000_000  # of a dataset file, before a sweep starts; of a larger one only the first rows
 _NUM_FIRST_LINES = 100
-_RACY_S = 2.0  # a file changed this recently may change again within the clock's resolution: not remembered
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -63,7 +62,22 @@ def dataset_identity(
     allow_unresolved  "hub:<path>@unresolved" instead of DataError for a revision that can't be looked up
     check_rows        raises DataError if none of a small file's rows can be used
     Raises            DataError where the data is missing, empty or broken
+
+    A subset by scores adds "+scores:<sha256>" of their file.
     """
+    identity = _rows_identity(config, cache_folder, allow_unresolved, check_rows)
+    if not config.subset.uses_scores:
+        return identity
+    scores = Path(str(config.subset.scores))
+    return f"{identity}+scores:{content_hashes([scores], cache_folder, DataError)[scores]}"
+
+
+def _rows_identity(
+    config: DatasetConfig,
+    cache_folder: Path | None,
+    allow_unresolved: bool,
+    check_rows: Callable[..., object],
+) -> str:
     if config.source == "embedded":
         return _sha256_of_json(embedded_row_dicts(config))
     if config.source == "hub":
@@ -316,42 +330,6 @@ def _check_parquet(path: Path) -> None:
         is_whole = first == stream.read(4) == b"PAR1"
     if not is_whole:
         raise DataError(f"{path} is not a whole Parquet file", "a Parquet file", "copy or download it again")
-
-
-def content_hashes(
-    files: Iterable[Path], cache_folder: Path | None, error: type[UserError]
-) -> dict[Path, str]:
-    """The sha256 of each file's content, remembered while size, modification time and inode stay."""
-    memo_path = None if cache_folder is None else cache_folder / "hashes.json"
-    memo = dict(read_json(memo_path) or {}) if memo_path is not None else {}
-    hashes: dict[Path, str] = {}
-    is_changed = False
-    for path in files:
-        try:
-            stat = path.stat()
-            key, facts = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-            known = memo.get(key)
-            if (
-                isinstance(known, list)
-                and len(known) == 4
-                and known[:3] == facts
-                and isinstance(known[3], str)
-            ):
-                hashes[path] = known[3]
-                continue
-            with open(path, "rb") as stream:
-                hashes[path] = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as problem:
-            raise error(
-                f"{path} can't be read: {problem.strerror}", "a readable file", "check its rights"
-            ) from None
-        if time.time() - stat.st_mtime > _RACY_S:
-            memo[key] = [*facts, hashes[path]]
-            is_changed = True
-    if memo_path is not None and is_changed:
-        memo_path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(memo_path, memo)
-    return hashes
 
 
 def _sha256_of_json(value: Any) -> str:

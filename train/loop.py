@@ -57,8 +57,6 @@ def train_model(
 ) -> Progress:
     """Train in place from the start, or from the folder's checkpoint, to the last step, or to a rung's.
 
-    Under FSDP only rank 0's model holds the result.
-
     Raises   Interrupted after saving a checkpoint; NonFiniteLossError with the step and its rows;
              TemplateError for a weight on tokens that aren't there.
     Exact    The same configuration gives the same bits on CPU, interrupted or not.

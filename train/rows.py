@@ -12,11 +12,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from train.config import DatasetConfig
 from train.errors import DataError
 from train.row_files import RawRow, read_raw_rows
+from train.scores import read_scores
 from train.subsets import subset_rows
 
 SPLITS = ("train", "validation", "test", "robustness")
@@ -62,6 +64,8 @@ class Row:
     messages: tuple[Message, ...]
     check: Mapping[str, Any] | None = None
     source: str = ""  # the part of a mixture it came from, where the rows say so
+    place: int = 0  # among all rows as they were written, unusable ones included
+    place_in_source: int = 0  # the same among those of its source
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def load_rows(config: DatasetConfig) -> LoadedRows:
         return _load_embedded(config)
     raw_rows, place = read_raw_rows(config)
     rows, unusable = usable_rows(raw_rows, config.columns, place=place)
-    return LoadedRows(split_rows(rows, config), len(raw_rows), unusable)
+    return LoadedRows(split_rows(rows, config, len(raw_rows)), len(raw_rows), unusable)
 
 
 def embedded_row_dicts(config: DatasetConfig) -> dict[str, list[dict[str, Any]]]:
@@ -108,13 +112,17 @@ def usable_rows(raw_rows: Sequence[RawRow], columns: str, *, place: str) -> tupl
     """
     row_format = _detect_format(raw_rows) if columns == "auto" else cast(Format, columns)
     unusable: Counter[str] = Counter()
-    kept: list[tuple[RawRow, tuple[Message, ...]]] = []
-    for raw in raw_rows:
+    kept: list[tuple[tuple[int, int], RawRow, tuple[Message, ...]]] = []
+    of_source: Counter[str] = Counter()
+    for number, raw in enumerate(raw_rows):
+        source = _source_of(raw)
+        places = number, of_source[source]
+        of_source[source] += 1
         converted = "unknown_format" if row_format is None else convert(raw, row_format)
         if isinstance(converted, str):
             unusable[converted] += 1
         else:
-            kept.append((raw, converted))
+            kept.append((places, raw, converted))
     if not kept:
         raise _nothing_usable(raw_rows, row_format, unusable, place)
     return _with_ids(kept), dict(sorted(unusable.items()))
@@ -134,7 +142,9 @@ def convert(raw: RawRow, row_format: Format) -> tuple[Message, ...] | str:
     return turns if isinstance(turns, str) else _checked(turns)
 
 
-def split_rows(rows: Sequence[Row], config: DatasetConfig) -> dict[str, tuple[Row, ...]]:
+def split_rows(
+    rows: Sequence[Row], config: DatasetConfig, num_raw_rows: int = 0
+) -> dict[str, tuple[Row, ...]]:
     """Deterministic splits: a function of the rows' content and `split_seed`, never of their order.
 
     Rows with the same first prompt form a group. Groups are visited in hashed order; each goes whole to test,
@@ -158,7 +168,7 @@ def split_rows(rows: Sequence[Row], config: DatasetConfig) -> dict[str, tuple[Ro
         )
         for split in SPLITS
     }
-    ordered["train"] = subset_rows(ordered["train"], config.subset, [row.row_id for row in rows])
+    ordered["train"] = _subset(ordered["train"], config, rows, num_raw_rows)
     if config.num_train_rows is not None:
         ordered["train"] = ordered["train"][: config.num_train_rows]
     return ordered
@@ -173,13 +183,24 @@ def _load_embedded(config: DatasetConfig) -> LoadedRows:
                 tuple(Message(m["role"], m["content"]) for m in row["messages"]),
                 row,
                 row["family"],
+                place,
             )
-            for row in rows
+            for place, row in enumerate(rows)
         )
         for split, rows in row_dicts.items()
     }
-    splits["train"] = subset_rows(splits["train"], config.subset, [row.row_id for row in splits["train"]])
+    splits["train"] = _subset(splits["train"], config, splits["train"], len(splits["train"]))
     return LoadedRows(splits, sum(map(len, splits.values())), {})
+
+
+def _subset(
+    train: Sequence[Row], config: DatasetConfig, rows: Sequence[Row], num_raw_rows: int
+) -> tuple[Row, ...]:
+    """The training rows that dataset.subset keeps. rows: of all splits, as they were read."""
+    scores = None
+    if config.subset.uses_scores:
+        scores = read_scores(Path(str(config.subset.scores)), rows, num_raw_rows)
+    return subset_rows(train, config.subset, [row.row_id for row in rows], scores)
 
 
 def _format_of(raw: RawRow) -> Format | None:
@@ -305,18 +326,18 @@ def _source_of(raw: RawRow) -> str:
     return next((name for name in named if isinstance(name, str)), "")
 
 
-def _with_ids(kept: list[tuple[RawRow, tuple[Message, ...]]]) -> list[Row]:
+def _with_ids(kept: list[tuple[tuple[int, int], RawRow, tuple[Message, ...]]]) -> list[Row]:
     """Rows with unique ids that don't depend on their order: the given id if it is unique, else content."""
-    given = Counter(_given_id(raw) for raw, _ in kept)
+    given = Counter(_given_id(raw) for _, raw, _ in kept)
     seen: Counter[str] = Counter()
     rows = []
-    for raw, messages in kept:
+    for (place, place_in_source), raw, messages in kept:
         row_id = _given_id(raw)
         digest = hashlib.sha256(_content_of(messages)).hexdigest()[:16]
         name = digest if row_id is None else row_id if given[row_id] == 1 else f"{row_id}-{digest}"
         seen[name] += 1
         unique = name if seen[name] == 1 else f"{name}-{seen[name]}"
-        rows.append(Row(unique, messages, source=_source_of(raw)))
+        rows.append(Row(unique, messages, None, _source_of(raw), place, place_in_source))
     return rows
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,23 +13,19 @@ from train.checkpoint import Progress
 from train.config import RunConfig
 from train.distributed import local_device, world_of
 from train.errors import ConfigError
-from train.evaluate import evaluate
 from train.failures import NonFiniteLossError, failure_from_exception
 from train.fingerprint import own_protocol
 from train.footprint import Footprint
 from train.items import FOLDER as ITEMS
 from train.items import write_items
 from train.launch import is_rank, launch
-from train.loop import Hooks, Interrupted, train_model
-from train.model import add_adapters, context_length, trainable_parameters
+from train.loop import Hooks, Interrupted
+from train.model import context_length, trainable_parameters
 from train.parents import Parent, check_parent, parent_weights, read_parent
 from train.preferences import load_token_pairs
 from train.provenance import environment, git_state
 from train.record import RunRecord
-from train.rungs import Paused
-from train.schedule import num_steps
-from train.seeds import seed_of
-from train.tokens import TokenData
+from train.together import fitted, train_and_measure
 from train.tracking import Tracker, start_tracker
 from train.tracking_values import Asked, mirrored_run
 from train.weights import load_weights, save_weights
@@ -65,7 +61,7 @@ def run(
 
     Raises   Interrupted or Paused (state saved), UserError, or whatever broke.
     """
-    if config.train.num_ranks > 1 and config.stage == "sft" and not is_rank():
+    if config.num_ranks > 1 and not is_rank():
         return launch(
             config,
             run_id=run_id,
@@ -78,6 +74,7 @@ def run(
             should_stop=should_stop,
             on_progress=on_progress,
             asked=asked,
+            pause_at=pause_at,
         )
     setup_started = time.monotonic()
     torch.set_num_threads(config.train.num_threads)
@@ -95,8 +92,7 @@ def run(
     model = workbench.model(config, model_identity, device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     data = workbench.data(config, model, model_identity, dataset_identity)
-    is_adapted = config.train.method == "lora" and config.stage != "base"
-    trained = add_adapters(model, config.train, seed_of(config, "init")) if is_adapted else model
+    trained = fitted(model, config)
     setup_s = time.monotonic() - setup_started
     identities = {"model_identity": model_identity, "dataset_identity": dataset_identity}
     tracker = start_tracker(
@@ -107,24 +103,8 @@ def run(
     metrics: dict[str, float] = {}
     counts = {**data.counts, "model_parameters": num_parameters}
     failure, progress, evaluation_s = None, Progress(0, 0.0, None), 0.0
+    hooks = Hooks(should_stop, told, tracker)
     try:
-        if config.stage == "sft":
-            with world_of(config.train.distributed, device) as world:
-                progress = train_model(
-                    trained,
-                    data.splits["train"],
-                    config,
-                    fingerprint=fingerprint,
-                    folder=folder,
-                    device=device,
-                    hooks=Hooks(should_stop, told, tracker),
-                    world=world,
-                    until_share=pause_at or 1.0,
-                )
-            if progress.step < num_steps(config.train, len(data.splits["train"].row_ids)):
-                raise Paused(pause_at or 1.0, _measured_at_rung(trained, data, config, tokenizer, device))
-        if should_stop():
-            raise Interrupted("stopped before its evaluation")
         if parent is not None:
             from train.dpo import tune  # late: it needs TRL only there
 
@@ -138,18 +118,28 @@ def run(
                 pairs,
                 tokenizer,
                 config,
+                fingerprint=fingerprint,
                 folder=folder,
                 device=device,
-                hooks=Hooks(should_stop, told, tracker),
+                hooks=hooks,
             )
-        evaluation_started = time.monotonic()
-        measured = evaluate(
-            trained, data, config.eval, tokenizer, device, protocol=own_protocol(config, dataset_identity)
-        )
-        metrics = {**metrics, **measured.metrics}
+        with world_of(config.train.distributed, device) as world:
+            learned, measured, evaluation_s = train_and_measure(
+                trained,
+                data,
+                config,
+                tokenizer,
+                fingerprint=fingerprint,
+                folder=folder,
+                device=device,
+                hooks=hooks,
+                world=world,
+                protocol=own_protocol(config, dataset_identity),
+                pause_at=pause_at,
+            )
+        progress, metrics = learned or progress, {**metrics, **measured.metrics}
         for items in measured.items:
             write_items(folder / ITEMS, items)
-        evaluation_s = time.monotonic() - evaluation_started
         if config.keep != "none":
             save_weights(
                 trained,
@@ -170,7 +160,7 @@ def run(
         raise
     finally:
         parameters_sha256 = _parameters_sha256(trained)
-        if is_adapted:
+        if trained is not model:
             trained.unload()  # type: ignore[operator] - gives the shared base model back without adapters
     record = RunRecord(
         run_id=run_id,
@@ -196,14 +186,6 @@ def run(
         failure=failure,
     )
     return _mirrored(record, tracker)
-
-
-def _measured_at_rung(
-    model: nn.Module, data: TokenData, config: RunConfig, tokenizer: object, device: torch.device
-) -> Mapping[str, float]:
-    """Validation only: what decides whether a run goes on may not see what it is judged by."""
-    seen = {name: split for name, split in data.splits.items() if name == "validation"}
-    return evaluate(model, dataclasses.replace(data, splits=seen), config.eval, tokenizer, device).metrics
 
 
 def _mirrored(record: RunRecord, tracker: Tracker) -> RunRecord:

@@ -1,7 +1,7 @@
 """Fully sharded data parallelism: every rank holds a slice of each weight, its gradient and its optimiser
 state.
 
-A sharded copy is trained, and its weights are gathered into rank 0's model at the end, so that what comes
+A sharded copy is trained, and its weights are gathered into every rank's model at the end, so that what comes
 after training knows nothing of shards. Checkpoints are written by all ranks, each its own slices, and read
 back by any number of ranks: safetensors with offsets rather than torch.distributed.checkpoint, whose index
 is a pickle."""
@@ -37,7 +37,7 @@ _COMPLETE = "complete.json"  # written last, by rank 0
 def sharded(
     module: LossModule, recipe: RecipeConfig, device: torch.device, world: World
 ) -> Iterator[LossModule]:
-    """A sharded copy of the module, one group per decoder layer; afterwards rank 0's model has its weights.
+    """A sharded copy of the module, one group per decoder layer; afterwards each rank's model has its weights.
 
     Exact    Gradients are averaged in float32 (train.step makes it a sum); products run in bfloat16 with
              precision=bfloat16.
@@ -56,17 +56,15 @@ def sharded(
             fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(copied, mesh=mesh, mp_policy=policy)
     yield copied
-    _gather(copied.model, module.model, world)
+    _gather(copied.model, module.model)
 
 
 @torch.no_grad()
-def _gather(source: nn.Module, target: nn.Module, world: World) -> None:
+def _gather(source: nn.Module, target: nn.Module) -> None:
     own = dict(target.named_parameters())
     for name, parameter in source.named_parameters():
         if parameter.requires_grad:
-            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-            if world.rank == 0:
-                own[name].copy_(whole)
+            own[name].copy_(parameter.full_tensor() if isinstance(parameter, DTensor) else parameter)
 
 
 def save_shards(

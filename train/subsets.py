@@ -1,4 +1,4 @@
-"""Subsets of a training set: by number, by share of each source, by length ratio. Pure and seeded.
+"""Subsets of a training set: by number, by share of each source, by length ratio, by score. Pure and seeded.
 
 A subset is taken from the *training* rows, after validation and test rows were set aside: every size and
 every ratio is measured on the same held-out rows. A larger subset of one seed contains the smaller one, so a
@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from train.errors import DataError
-from train.schema import check_at_least, check_not_negative, check_positive, check_share, neutral
+from train.errors import ConfigError, DataError
+from train.schema import check_at_least, check_not_negative, check_positive, check_share, how, neutral
 
 if TYPE_CHECKING:
     from train.rows import Row
@@ -40,7 +40,12 @@ class SubsetConfig:
     # With length_ratio: so many closest rows are the pool from which num_examples are drawn at random.
     # Without it, a larger subset drifts further from the ratio, and a curve over sizes would mix the two.
     pool_size: int | None = neutral(None, None)
-    seed: int = neutral(0, 0)  # of the random order
+    # A file with a number for each row of the dataset (see train.scores): what a judge or a method thinks of it.
+    # Its content enters the identity, through the dataset's hash. What follows is applied before all else.
+    scores: str | None = how(None)
+    min_score: float | None = neutral(None, None)  # rows rated so high or higher: Alpagasus
+    top_share: float | None = neutral(None, None)  # of the scored training rows, the best; rounded down: LESS
+    seed: int = neutral(0, 0)  # of the random order, and among equal scores
 
     def __post_init__(self) -> None:
         for name in ("num_examples", "pool_size"):
@@ -51,24 +56,51 @@ class SubsetConfig:
             check_positive("dataset.subset.share", self.share)
         if self.length_ratio is not None:
             check_not_negative("dataset.subset.length_ratio", self.length_ratio)
+        if self.top_share is not None:
+            check_share("dataset.subset.top_share", self.top_share)
+            check_positive("dataset.subset.top_share", self.top_share)
+        for name in ("min_score", "top_share"):
+            if getattr(self, name) is not None and self.scores is None:
+                raise ConfigError(
+                    f"dataset.subset.{name}={getattr(self, name):g} without scores",
+                    "a file with a score for each row",
+                    "add dataset.subset.scores=FILE",
+                )
         check_at_least("dataset.subset.seed", self.seed, 0)
 
     @property
     def is_everything(self) -> bool:
         """Whether no row is left out."""
+        return not self.uses_scores and self._takes_all
+
+    @property
+    def uses_scores(self) -> bool:
+        """Whether the scores decide anything."""
+        return self.min_score is not None or self.top_share is not None
+
+    @property
+    def _takes_all(self) -> bool:
         return self.num_examples is None and self.share is None and self.length_ratio is None
 
 
-def subset_rows(rows: "Sequence[Row]", config: SubsetConfig, file_order: Sequence[str]) -> "tuple[Row, ...]":
+def subset_rows(
+    rows: "Sequence[Row]",
+    config: SubsetConfig,
+    file_order: Sequence[str],
+    scores: Mapping[str, float] | None = None,
+) -> "tuple[Row, ...]":
     """The rows of the subset, in the order they came in.
 
     file_order   row ids as the file has them; only order="file" reads it.
+    scores       by row id; rows without one aren't chosen where scores decide.
     Raises       DataError where more rows are asked for than there are.
     Source       Instruction Modelling, arXiv 2405.14394, section 4.3: 3,000 rows of Tulu V2 closest to a
                  ratio of 5, 10 or 15; 1,000 to 35,000 rows at a ratio of 10; quotas by source in file order.
     Differs      Its samples are unseeded, so they can't be drawn again; ours are.
     """
-    if config.is_everything:
+    if config.uses_scores:
+        rows = best_rows(rows, config, scores or {})
+    if config._takes_all:
         return tuple(rows)
     number = _number(len(rows), config)
     if config.length_ratio is not None:
@@ -89,6 +121,36 @@ def subset_rows(rows: "Sequence[Row]", config: SubsetConfig, file_order: Sequenc
         chosen = _by_source(ranked, number) if config.by_source else ranked[:number]
     kept = {row.row_id for row in chosen}
     return tuple(row for row in rows if row.row_id in kept)
+
+
+def best_rows(rows: "Sequence[Row]", config: SubsetConfig, scores: Mapping[str, float]) -> "tuple[Row, ...]":
+    """The rows of at least min_score, and of those the top_share of all that have a score, in their order.
+
+    Raises   DataError where none is left.
+    Source   AlpaGasus, arXiv 2307.08701: a judge's rating of at least 4.5; LESS, arXiv 2402.04333: the best
+             5 % by influence, int(0.05 n) rows as its code has it.
+    Differs  Both choose from all rows; here validation and test rows were set aside before, unseen by scores.
+    """
+    scored = [row for row in rows if row.row_id in scores]
+    kept = [row for row in scored if config.min_score is None or scores[row.row_id] >= config.min_score]
+    if config.top_share is not None:
+        ranked = sorted(kept, key=lambda row: (-scores[row.row_id], _place(config.seed, row)))
+        kept = ranked[: num_best(len(scored), config.top_share)]
+    if not kept:
+        highest = max((scores[row.row_id] for row in scored), default=math.nan)
+        raise DataError(
+            f"dataset.subset keeps none of {len(rows)} training rows ({len(scored)} have a score, "
+            f"the highest is {highest:g})",
+            "a score that some rows reach",
+            "lower dataset.subset.min_score, or raise dataset.subset.top_share",
+        )
+    chosen = {row.row_id for row in kept}
+    return tuple(row for row in rows if row.row_id in chosen)
+
+
+def num_best(num_rows: int, share: float) -> int:
+    """A share of so many rows, rounded down; 0.29 of 100 is 29 whatever a float makes of it."""
+    return math.floor(share * num_rows + 1e-9)
 
 
 def quotas(sizes: Mapping[str, int], number: int) -> dict[str, int]:

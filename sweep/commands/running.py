@@ -9,7 +9,7 @@ from sweep.commands.elsewhere import Elsewhere
 from sweep.commands.reporting import show_report
 from sweep.commands.session import Session, find_run, open_session
 from sweep.controller import Controller, Ending, Interrupts
-from sweep.launch import Launch
+from sweep.launch import Launch, check_ranks
 from sweep.retention import prune, remove_workers_files
 from sweep.show import make_view, reason
 from sweep.spec import SETTLED, Status
@@ -117,6 +117,8 @@ def control(session: Session, *, only_watch: bool = False) -> Ending | None:
         max_attempts=launcher.max_attempts,
         pack=launcher.pack or 0,
     )
+    if not only_watch:
+        check_ranks(session.plan, launch)
     view = make_view(session.ledger)
     try:
         with Interrupts().listening() as interrupts:

@@ -12,17 +12,28 @@ from train.config import RunConfig
 
 @dataclass(frozen=True, slots=True, order=True)
 class ResourceClass:
-    """memory_gb None: the site's default."""
+    """On each of its nodes a job has so many devices, so much memory, and starts so many ranks of its one run.
+
+    memory_gb None: the site's default.
+    """
 
     gpus: int
     memory_gb: float | None
     time_min: int
+    nodes: int = 1
+    ranks: int = 1
 
     @property
     def name(self) -> str:
         """A word for file names and comments."""
         memory = "" if self.memory_gb is None else f"-{self.memory_gb:g}gb"
-        return f"{self.gpus}gpu{memory}-{self.time_min}min"
+        ranks = f"-{self.nodes}x{self.ranks}ranks" if self.is_shared else ""
+        return f"{self.gpus}gpu{memory}{ranks}-{self.time_min}min"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a job's whole allocation trains one run, after which it ends."""
+        return self.nodes * self.ranks > 1
 
 
 def class_of(
@@ -32,12 +43,15 @@ def class_of(
     default_memory_gb: float | None = None,
 ) -> ResourceClass:
     """What the model's file says, else the launcher. The embedded model and train.device=cpu need no device.
+    A run on several ranks has a device for each.
 
     num_host_ooms: how often the run ended for lack of memory. It gets twice as much each time, twice at most.
     default_memory_gb: what the site gave where nobody asked, once a job has seen it.
     """
     model = config.model
-    gpus = launcher.gpus if model.source != "embedded" and config.train.device != "cpu" else 0
+    ranks = config.num_ranks // config.num_nodes
+    is_on_gpu = model.source != "embedded" and config.train.device != "cpu"
+    gpus = (ranks if config.num_ranks > 1 else launcher.gpus) if is_on_gpu else 0
     memory_gb = model.memory_gb if model.memory_gb is not None else launcher.memory_gb
     if memory_gb is None and num_host_ooms:
         memory_gb = default_memory_gb
@@ -45,6 +59,8 @@ def class_of(
         gpus=model.gpus if model.gpus is not None else gpus,
         memory_gb=None if memory_gb is None else memory_gb * 2 ** min(num_host_ooms, MAX_DOUBLINGS),
         time_min=model.timeout_min or launcher.time_min,
+        nodes=config.num_nodes,
+        ranks=ranks,
     )
 
 

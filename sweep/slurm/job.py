@@ -63,7 +63,14 @@ class Request:
     memory_gb: float | None
     time_min: int
     launcher: dict[str, Any]
+    nodes: int = 1
+    ranks: int = 1
     trainer: str = TRAINER
+
+    @property
+    def resources(self) -> ResourceClass:
+        """The class of the runs that it may claim."""
+        return ResourceClass(self.gpus, self.memory_gb, self.time_min, self.nodes, self.ranks)
 
     def to_text(self) -> str:
         """One text: the only thing that is ever pickled."""
@@ -88,7 +95,7 @@ class _Job:
         self.name = this_job(request.batch)
         os.environ[JOB_VARIABLE] = str(self.name)
         os.environ["WEIGHT_SWEEP_NAME"] = request.sweep
-        self.stop = Flag()
+        self.stop, self._worker = Flag(), None
         self._launcher: LauncherConfig = build(LauncherConfig, request.launcher, "launcher.")
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for name in {"USR2", "TERM", self._launcher.signal} - {NO_SIGNAL}:
@@ -137,7 +144,9 @@ class _Job:
 
     def _work(self, name: str) -> int:
         """One worker, or as many as fit on the device (`launcher.pack`)."""
-        gpus, cores = self.request.gpus, self._launcher.cpus_per_worker
+        resources = self.request.resources
+        gpus, cores = resources.gpus * resources.nodes, self._launcher.cpus_per_worker
+        cores *= resources.ranks * resources.nodes
 
         def make_worker(index: int = 0, shared: Shared = ALONE) -> Worker:
             is_alone = shared is ALONE
@@ -155,8 +164,9 @@ class _Job:
                 shared=shared,
             )
 
-        if self._launcher.pack == 1 or gpus > 1:
-            return make_worker().run()
+        if self._launcher.pack == 1 or gpus > 1 or resources.is_shared:
+            self._worker = make_worker()
+            return self._worker.run()
         from sweep.packs import Pack, Place
 
         return Pack(
@@ -209,7 +219,8 @@ class _Job:
         return self._end - time.time() > self._reserve_s
 
     def _may_claim(self, spec: RunSpec) -> bool:
-        return self._is_ours(spec) and self._has_time()
+        is_served = self.request.resources.is_shared and self._worker is not None and self._worker.num_ended
+        return not is_served and self._is_ours(spec) and self._has_time()
 
     def _is_ours(self, spec: RunSpec) -> bool:
         num_host_ooms = self.ledger.losses(spec.fingerprint).count("host_oom")
@@ -275,7 +286,7 @@ class _Job:
         request, launcher = self.request, self._launcher
         if without:
             launcher = replace(launcher, exclude=",".join(filter(None, [launcher.exclude, without])))
-        resources = ResourceClass(request.gpus, request.memory_gb, request.time_min)
+        resources = request.resources
         try:
             sent = submit_workers(self.folder, launcher, resources, 1, CHECKOUT, trainer=request.trainer)
             print(f"successor: {', '.join(batch.job for batch in sent) or 'none'}", flush=True)

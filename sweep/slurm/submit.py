@@ -22,6 +22,7 @@ from sweep.trainers import TRAINER
 from train.files import read_json, write_json_atomic
 
 NUM_TRIES = 4
+_FIRST_NODE = {False: (), True: ("--nodes=1", "--ntasks=1", "--relative=0")}  # where the worker lives
 PROBE_NAME = "weight-sweep-probe"
 _TRY_AGAIN = (
     "unable to contact",
@@ -72,6 +73,7 @@ def sbatch_parameters(launcher: LauncherConfig, resources: ResourceClass, batch:
     if launcher.signal == "none":
         extra["signal"] = "CONT@1"  # which does nothing: submitit always asks for one
     threads = launcher.threads_per_worker
+    cpus = launcher.cpus_per_worker * resources.ranks
     setup = [
         *launcher.setup,
         f"export PYTHONPATH={_quoted(code)}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
@@ -81,8 +83,8 @@ def sbatch_parameters(launcher: LauncherConfig, resources: ResourceClass, batch:
         "job_name": batch.job_name,
         "comment": f"weight-sweep:{batch.batch}:{batch.class_name}",
         "time": resources.time_min,
-        "cpus_per_task": launcher.cpus_per_worker,
-        "nodes": 1,
+        "cpus_per_task": cpus,
+        "nodes": resources.nodes,
         "ntasks_per_node": 1,
         "partition": launcher.partition,
         "account": launcher.account,
@@ -94,10 +96,19 @@ def sbatch_parameters(launcher: LauncherConfig, resources: ResourceClass, batch:
         "mem": f"{round(1024 * resources.memory_gb)}M" if resources.memory_gb is not None else None,
         "stderr_to_stdout": True,
         "additional_parameters": extra,
-        "array_parallelism": launcher.array_parallelism or batch.num_tasks,
-        "srun_args": [f"--cpus-per-task={launcher.cpus_per_worker}"],  # 22.05 no longer inherits it
+        "array_parallelism": _at_once(launcher, resources) or batch.num_tasks,
+        "srun_args": [
+            f"--cpus-per-task={cpus}",
+            *_FIRST_NODE[resources.nodes > 1],
+        ],  # 22.05 inherits no longer
     }
     return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _at_once(launcher: LauncherConfig, resources: ResourceClass) -> int | None:
+    """Tasks of one array that may run at once; None: all. Jobs of one run each are all in the array."""
+    most = [launcher.array_parallelism, launcher.max_jobs if resources.is_shared else None]
+    return min((number for number in most if number), default=None)
 
 
 def submit_workers(
@@ -260,6 +271,8 @@ def _submit(
         gpus=resources.gpus,
         memory_gb=resources.memory_gb,
         time_min=resources.time_min,
+        nodes=resources.nodes,
+        ranks=resources.ranks,
         launcher=asdict(launcher),
         trainer=trainer,
     ).to_text()

@@ -262,8 +262,8 @@ class Tender:
                 known,
                 queue,
                 resources.name,
-                max_jobs=self.launcher.max_jobs,
-                runs_per_job=self.launcher.runs_per_job,
+                max_jobs=len(runs) if resources.is_shared else self.launcher.max_jobs,
+                runs_per_job=1 if resources.is_shared else self.launcher.runs_per_job,
                 now=time.time(),
             )
             dead = died_at_once(known, queue, states, resources.name)

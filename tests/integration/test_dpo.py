@@ -9,7 +9,7 @@ import pytest
 from commands import run_command
 
 from train.__main__ import main
-from train.config import PreferenceConfig
+from train.config import DpoConfig, PreferenceConfig
 from train.run import Interrupted, Workbench, run
 
 pytestmark = pytest.mark.integration
@@ -132,7 +132,19 @@ def test_bad_parents_are_one_line(parent, tmp_path, capsys):
         assert said.count("\n") == 1
 
 
-def test_a_request_to_stop_is_heard_within_a_step(parent, tmp_path):
+@pytest.fixture(scope="module", params=["full", "lora"])
+def small(request, tmp_path_factory):
+    """A parent whose children are cheap, trained in full or with adapters that drop out."""
+    folder = tmp_path_factory.mktemp("small") / "sft"
+    recipe = ["train=lora", "train.lora_dropout=0.1", "train.precision=float32"] * (request.param == "lora")
+    weights = ["objective.prompt_weight=0", "objective.response_weight=1", "seed=0", "keep=all"]
+    size = ["dataset.num_train_rows=32", "train.batch_size=16", "train.epochs=1"]
+    assert main([*weights, *ROWS, *recipe, *size, f"output={folder}"]) == 0
+    return folder
+
+
+def tuned(parent, folder, stop_after=(), saves_every_s=0.0):
+    """The record of a child of 8 steps over 2 epochs that don't divide evenly; stopped after some steps."""
     from train.parents import read_parent
 
     found, steps = read_parent(parent), []
@@ -140,21 +152,62 @@ def test_a_request_to_stop_is_heard_within_a_step(parent, tmp_path):
         found.config,
         stage="dpo",
         keep="none",
-        preference=PreferenceConfig(num_train_pairs=64, num_validation_pairs=8),
+        train=dataclasses.replace(found.config.train, checkpoint_every_s=saves_every_s),
+        preference=PreferenceConfig(num_train_pairs=58, num_validation_pairs=8),
+        dpo=DpoConfig(batch_size=16, micro_batch_pairs=4, learning_rate=1e-3),
     )
-    with pytest.raises(Interrupted, match="stopped after step 1 of 4"):
-        run(
-            config,
-            run_id="child",
-            fingerprint="f",
-            folder=tmp_path / "run",
-            attempt=1,
-            workbench=Workbench(None),
-            model_identity=found.model_identity,
-            dataset_identity=found.dataset_identity,
-            should_stop=lambda: bool(steps),
-            on_progress=lambda step, num_steps: steps.append(step),
-            parent_folder=parent,
-        )
-    assert steps == [1]
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["events.jsonl"]
+    while True:
+        try:
+            return run(
+                config,
+                run_id="child",
+                fingerprint="f",
+                folder=folder,
+                attempt=1,
+                workbench=Workbench(None),
+                model_identity=found.model_identity,
+                dataset_identity=found.dataset_identity,
+                should_stop=lambda: bool(steps) and steps[-1] in stop_after and steps.count(steps[-1]) == 1,
+                on_progress=lambda step, num_steps: steps.append(step),
+                parent_folder=parent,
+            ), steps
+        except Interrupted:
+            steps.append(0)  # a new life
+
+
+def test_a_child_that_was_interrupted_ends_in_the_same_bits(small, tmp_path):
+    calm, _ = tuned(small, tmp_path / "calm")
+    again, steps = tuned(small, tmp_path / "again", stop_after=(2, 4, 5))
+    assert steps == [1, 2, 0, 3, 4, 0, 5, 0, 6, 7, 8], "inside of an epoch, at its end, and at once after it"
+    assert again.parameters_sha256 == calm.parameters_sha256
+    assert again.metrics == calm.metrics
+    assert again.final_train_loss == calm.final_train_loss
+    logs = [(tmp_path / name / "events.jsonl").read_text() for name in ("calm", "again")]
+    assert logs[0] == logs[1]
+    assert not [
+        path for path in (tmp_path / "again").rglob("*") if path.suffix in (".pt", ".pth", ".bin", ".pkl")
+    ]
+
+
+def test_a_child_that_was_killed_goes_on_from_its_last_save(small, tmp_path, monkeypatch):
+    from train import dpo_resume
+
+    calm, _ = tuned(small, tmp_path / "calm", saves_every_s=1e9)
+    original, saves = dpo_resume.save_checkpoint, []
+
+    def dies_after_third(*arguments):
+        original(*arguments)
+        saves.append(arguments)
+        if len(saves) == 3:
+            raise KeyboardInterrupt  # the process is gone: nothing else is written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dpo_resume, "save_checkpoint", dies_after_third)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(small, tmp_path / "again")
+    again, steps = tuned(small, tmp_path / "again")
+    assert steps == [4, 5, 6, 7, 8]
+    assert again.parameters_sha256 == calm.parameters_sha256
+    assert (tmp_path / "again" / "events.jsonl").read_text() == (
+        tmp_path / "calm" / "events.jsonl"
+    ).read_text()

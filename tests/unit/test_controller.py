@@ -1,6 +1,7 @@
 """A controller starts as many workers as make sense, notices what ends, and knows when to give up."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import subprocess
@@ -19,7 +20,7 @@ from sweep.folder import SweepFolder
 from sweep.launch import Job, Launch
 from sweep.ledger import Ledger
 from sweep.show import PlainView
-from sweep.slots import holders, take_slot
+from sweep.slots import holders, take_slot, take_slots
 from sweep.spec import Status
 from sweep.trainers import GivenBack
 from sweep.worker import Worker
@@ -79,25 +80,28 @@ class Machine:
                     started_at=time.time(),
                 )
             )
-            thread = threading.Thread(target=self._live, args=(slot, number))
+            thread = threading.Thread(target=self._live, args=(slot, number, launch))
             thread.start()
             self.threads.append(thread)
         return jobs
 
-    def _live(self, slot, number):
+    def _live(self, slot, number, launch):
         time.sleep(self.starts_after_s)
-        lock = None if self.dies else take_slot(self.folder.root, self.folder.name, slot, str(number))
-        if lock:
+        root, name, ranks = self.folder.root, self.folder.name, launch.ranks
+        locks = None if self.dies else take_slots(root, name, slot, str(number), ranks, launch.num_slots)
+        if locks:
             self.most = max(self.most, len(FakeJob.alive))
             Worker(
-                Ledger(self.folder.root),
+                Ledger(root),
                 self.folder,
                 Flag(),
                 name=str(slot),
                 make_run_one=lambda: self.run_one,
+                may_claim=lambda spec: spec.config.num_ranks == ranks,
             ).run()
-            lock.truncate(0)
-            lock.close()
+            for lock in locks.values():
+                lock.truncate(0)
+                lock.close()
         FakeJob.alive.discard(number)
 
 
@@ -341,3 +345,42 @@ def test_a_job_is_its_supervisor(tmp_path):
     (tmp_path / f"{os.getpid()}_0_result.pkl").write_bytes(b"..success..")
     assert job.ended_in_order()
     assert not Job(slot=0, pid=os.getpid(), process_start="gone", folder="", started_at=0.0).is_alive()
+
+
+def on_ranks(plan, ranks_of_each):
+    """The plan with runs of so many ranks."""
+    runs = []
+    for spec, ranks in zip(plan.runs, ranks_of_each, strict=True):
+        kind = "fsdp" if ranks > 1 else "none"
+        recipe = dataclasses.replace(spec.config.train, distributed=kind, num_ranks=ranks)
+        runs.append(dataclasses.replace(spec, config=dataclasses.replace(spec.config, train=recipe)))
+    return dataclasses.replace(plan, runs=tuple(runs))
+
+
+def test_a_run_of_two_ranks_holds_two_slots_and_is_not_starved(folder):
+    plan, order, held, guard = on_ranks(toy_plan(6), [1, 1, 2, 1, 2, 1]), [], [], threading.Lock()
+    folder.write_plan(plan)
+
+    def train_wide(spec, *, folder, attempt, should_stop, on_progress):
+        with guard:
+            order.append(spec.config.num_ranks)
+            held.append(spec.config.num_ranks)
+            assert sum(held) <= 3, "no more ranks than slots"
+        time.sleep(0.05)
+        with guard:
+            held.remove(spec.config.num_ranks)
+        return finished(spec, attempt=attempt)
+
+    ending, _ = control(folder, Machine(folder, train_wide), num_slots=3, plan=plan)
+    assert ending.num(Status.FINISHED) == 6
+    assert order[0] == 2 or order[1] == 2, "the wide ones first"
+    assert sorted(order) == [1, 1, 1, 1, 2, 2]
+
+
+def test_more_ranks_than_slots_hold_them_all(folder):
+    plan = on_ranks(toy_plan(3), [4, 1, 1])
+    folder.write_plan(plan)
+    machine = Machine(folder, train)
+    ending, _ = control(folder, machine, num_slots=2, plan=plan)
+    assert ending.num(Status.FINISHED) == 3
+    assert machine.started[0] == 0

@@ -9,9 +9,10 @@ from planning import composed, run_config
 from train.compose import compose_run
 from train.config import DatasetConfig, SubsetConfig
 from train.errors import ConfigError, DataError
+from train.identity import dataset_identity
 from train.row_files import read_file
 from train.rows import Message, Row, load_rows, split_rows, usable_rows
-from train.subsets import length_ratio, quotas, subset_rows, word_statistics
+from train.subsets import best_rows, length_ratio, num_best, quotas, subset_rows, word_statistics
 
 # Size, total, output (sd), instruction (sd), ratio: Instruction Modelling (arXiv 2405.14394), table 5.
 TABLE_5 = {
@@ -189,3 +190,138 @@ def test_a_local_file_is_cut_to_its_subset(tmp_path):
     train = load_rows(config).splits["train"]
     assert len(train) == 4
     assert {row.source for row in train} == {"s0", "s1"}
+
+
+@pytest.fixture
+def scored_file(shared_data, tmp_path):
+    """Real rows: those of the released Alpagasus selection among others, with ratings that would have chosen them."""
+    folder = shared_data / "sft_lima_alpagasus"
+    chosen = read_file(folder / "alpagasus_claude_t45_alpaca.jsonl")
+    others = read_file(folder / "alpagasus_3k_dolly.jsonl")
+    ratings = [(raw, 4.5 + 0.5 * (index % 2)) for index, raw in enumerate(chosen)]
+    ratings += [(raw, 4.0 - index % 4) for index, raw in enumerate(others)]
+    random.Random(0).shuffle(ratings)
+    path = tmp_path / "raw.jsonl"
+    path.write_text("".join(json.dumps(raw) + "\n" for raw, _ in ratings))
+    return path, ratings, [raw["id"] for raw in chosen]
+
+
+def write_scores(folder, form: str, ratings):
+    """The same ratings as various tools leave them."""
+    if form == "list":
+        (folder / "s.json").write_text(json.dumps([score for _, score in ratings]))
+        return folder / "s.json"
+    if form == "id":
+        lines = [json.dumps({"id": raw["id"], "score": score}) for raw, score in reversed(ratings)]
+        (folder / "s.jsonl").write_text("\n".join(lines))
+        return folder / "s.jsonl"
+    counts: dict[str, int] = {}
+    lines = ["file name, index, score" if form == "less" else "index,rating"]
+    for place, (raw, score) in enumerate(ratings):
+        of_source = counts[raw["dataset"]] = counts.get(raw["dataset"], -1) + 1
+        lines.append(f"{raw['dataset']}, {of_source}, {score}" if form == "less" else f"{place},{score}")
+    (folder / "s.csv").write_text("\n".join([lines[0], *sorted(lines[1:])]))
+    return folder / "s.csv"
+
+
+def loaded(path, scores, num_held_out=0, **settings):
+    config = DatasetConfig(
+        name="x",
+        source="local",
+        path=str(path),
+        num_validation_rows=num_held_out,
+        num_test_rows=num_held_out,
+        subset=SubsetConfig(scores=str(scores), **settings),
+    )
+    return load_rows(config).splits
+
+
+@pytest.mark.parametrize("form", ["list", "id", "index", "less"])
+def test_a_released_selection_comes_out_of_all_rows_and_their_ratings(scored_file, tmp_path, form):
+    path, ratings, released = scored_file
+    scores = write_scores(tmp_path, form, ratings)
+    chosen = loaded(path, scores, min_score=4.5)["train"]
+    assert len(released) == 5305
+    assert len(chosen) == 5301, "four of the published rows have an empty answer, which teaches nothing"
+    assert {row.row_id for row in chosen} <= set(released)
+
+
+def test_scores_choose_training_rows_and_leave_the_held_out_ones_alone(scored_file, tmp_path):
+    path, ratings, _ = scored_file
+    ratings = ratings[:900]
+    path.write_text("".join(json.dumps(raw) + "\n" for raw, _ in ratings))
+    scores = write_scores(tmp_path, "list", ratings)
+    every, some = loaded(path, scores, 50), loaded(path, scores, 50, min_score=4.5)
+    assert (every["validation"], every["test"]) == (some["validation"], some["test"])
+    best = loaded(path, scores, 50, top_share=0.05)["train"]
+    again, other = (loaded(path, scores, 50, top_share=0.05, seed=seed)["train"] for seed in (0, 1))
+    assert len(best) == int(0.05 * len(every["train"]))
+    assert best == again != other, "equal scores are drawn by seed"
+    rated = {raw["id"]: score for raw, score in ratings}
+    assert {rated[row.row_id] for row in best} == {5.0}
+    few = loaded(path, scores, 50, min_score=4.5, num_examples=10)["train"]
+    assert len(few) == 10
+    assert set(few) <= set(some["train"])
+
+
+def test_the_best_five_percent_of_less_are_its_13533_rows():
+    assert num_best(270_679, 0.05) == 13_533  # 100,000 + 100,000 + 15,011 + 55,668 rows
+    assert num_best(100, 0.29) == 29, "0.29 * 100 is 28.999999999999996"
+    rows = [row(index) for index in range(40)]
+    scores = {row.row_id: float(index) for index, row in enumerate(rows)}
+    assert ids(best_rows(rows, SubsetConfig(scores="x", top_share=0.1), scores)) == ids(rows[36:])
+    del scores["row-39"]  # without a score, and so not one of those whose share is taken
+    assert ids(best_rows(rows, SubsetConfig(scores="x", top_share=0.1), scores)) == ids(rows[36:39])
+
+
+def test_a_subset_by_scores_is_known_by_their_content(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"p{i}", "response": "r"}) + "\n" for i in range(20)))
+
+    def identity(scores, **settings):
+        subset = SubsetConfig(scores=str(scores), **settings)
+        config = DatasetConfig(name="x", source="local", path=str(path), subset=subset)
+        return dataset_identity(config, cache_folder=None)
+
+    one, same, other = (tmp_path / f"{name}.json" for name in ("one", "same", "other"))
+    one.write_text(json.dumps(list(range(20))))
+    same.write_text(one.read_text())
+    other.write_text(json.dumps(list(range(1, 21))))
+    assert identity(one, min_score=3) == identity(same, min_score=3) != identity(other, min_score=3)
+    plain = dataset_identity(DatasetConfig(name="x", source="local", path=str(path)), cache_folder=None)
+    assert identity(one) == plain, "scores that decide nothing change nothing"
+    assert identity(one, top_share=0.5).startswith(plain)
+
+
+@pytest.mark.parametrize(
+    ("scores", "settings", "says"),
+    [
+        ("[1, 2]", {"min_score": 1}, "2 scores for 20 rows"),
+        (json.dumps([{"id": "z", "score": 1}] * 20), {"min_score": 1}, "scores none of the 20 rows"),
+        (json.dumps([{"good": 1}] * 20), {"min_score": 1}, "holds no scores (keys: good)"),
+        (json.dumps(["high"] * 20), {"top_share": 0.5}, "row 1 has the score 'high'"),
+        (json.dumps([{"index": "x", "score": 1}] * 20), {"top_share": 0.5}, "without a whole index"),
+        (json.dumps([1.0] * 20), {"min_score": 2}, "keeps none of 20 training rows"),
+        (None, {"min_score": 2}, "does not exist"),
+    ],
+)
+def test_scores_that_fit_no_rows_are_one_line(tmp_path, scores, settings, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"p{i}", "response": "r"}) + "\n" for i in range(20)))
+    if scores is not None:
+        (tmp_path / "s.json").write_text(scores)
+    with pytest.raises(DataError) as caught:
+        loaded(path, tmp_path / "s.json", **settings)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_threshold_is_an_axis(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(list(range(448))))
+    axes = "grid.axes={dataset.subset.min_score: [null, 100, 200]}"
+    configs = composed("+grid=smoke_2x2", axes, f"dataset.subset.scores={tmp_path / 's.json'}").configs
+    assert {config.dataset.subset.min_score for config in configs} == {None, 100, 200}
+    chosen = {
+        config.dataset.subset.min_score: load_rows(config.dataset).splits["train"] for config in configs
+    }
+    assert len(chosen[None]) > len(chosen[100]) > len(chosen[200]) > 0
