@@ -57,7 +57,7 @@ def test_a_missing_library_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "trl", None)
     with pytest.raises(ConfigError, match="needs a library that is missing: trl"):
         _make_trainer(
-            tiny_model(), [], torch.zeros(2, 0), None, run_config(stage="dpo"), 1, CPU, str(tmp_path), None
+            tiny_model(), [], torch.zeros(2, 0), None, run_config(stage="dpo"), 1, CPU, str(tmp_path)
         )
 
 
