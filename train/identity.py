@@ -68,7 +68,7 @@ def dataset_identity(
     identity = _rows_identity(config, cache_folder, allow_unresolved, check_rows)
     if not config.subset.uses_scores:
         return identity
-    scores = Path(str(config.subset.scores))
+    scores = config.subset.scores_file
     return f"{identity}+scores:{content_hashes([scores], cache_folder, DataError)[scores]}"
 
 

@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from train.config import DatasetConfig
@@ -199,7 +198,7 @@ def _subset(
     """The training rows that dataset.subset keeps. rows: of all splits, as they were read."""
     scores = None
     if config.subset.uses_scores:
-        scores = read_scores(Path(str(config.subset.scores)), rows, num_raw_rows)
+        scores = read_scores(config.subset.scores_file, rows, num_raw_rows)
     return subset_rows(train, config.subset, [row.row_id for row in rows], scores)
 
 

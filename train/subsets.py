@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from train.errors import ConfigError, DataError
@@ -59,13 +60,6 @@ class SubsetConfig:
         if self.top_share is not None:
             check_share("dataset.subset.top_share", self.top_share)
             check_positive("dataset.subset.top_share", self.top_share)
-        for name in ("min_score", "top_share"):
-            if getattr(self, name) is not None and self.scores is None:
-                raise ConfigError(
-                    f"dataset.subset.{name}={getattr(self, name):g} without scores",
-                    "a file with a score for each row",
-                    "add dataset.subset.scores=FILE",
-                )
         check_at_least("dataset.subset.seed", self.seed, 0)
 
     @property
@@ -77,6 +71,22 @@ class SubsetConfig:
     def uses_scores(self) -> bool:
         """Whether the scores decide anything."""
         return self.min_score is not None or self.top_share is not None
+
+    @property
+    def scores_file(self) -> Path:
+        """Where the scores are; ConfigError if nobody said."""
+        if self.scores is None:
+            name, value = next(
+                (name, value)
+                for name in ("min_score", "top_share")
+                if (value := getattr(self, name)) is not None
+            )
+            raise ConfigError(
+                f"dataset.subset.{name}={value:g} without scores",
+                "a file with a score for each row",
+                "add dataset.subset.scores=FILE",
+            )
+        return Path(self.scores)
 
     @property
     def _takes_all(self) -> bool:

@@ -316,6 +316,12 @@ def test_scores_that_fit_no_rows_are_one_line(tmp_path, scores, settings, says):
     assert "\n" not in str(caught.value)
 
 
+def test_a_threshold_without_scores_is_one_line():
+    subset = SubsetConfig(min_score=4.5)
+    with pytest.raises(ConfigError, match=r"dataset\.subset\.min_score=4\.5 without scores"):
+        dataset_identity(DatasetConfig(name="x", source="embedded", subset=subset), cache_folder=None)
+
+
 def test_a_threshold_is_an_axis(tmp_path):
     (tmp_path / "s.json").write_text(json.dumps(list(range(448))))
     axes = "grid.axes={dataset.subset.min_score: [null, 100, 200]}"
