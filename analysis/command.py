@@ -219,7 +219,8 @@ def _run_from_published(request: Request) -> str:
     from sweep.commands.session import root_of
 
     root = root_of(request.arguments)
-    said = dict(word.lstrip("+").partition("=")[::2] for word in request.arguments.overrides)
+    parts = [word.lstrip("+").partition("=") for word in request.arguments.overrides]
+    said = {key: value for key, _, value in parts}
     name = said.get("name", said.get("grid", ""))
     report = read_json(SweepFolder(root, name).report / "region.json") if name else {}
     if report is None:
