@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -134,32 +133,26 @@ def toy_run(folder: Path, mode: str, seed: int) -> None:
     assert not lack, lack
 
 
-def toy_worker(root: str, mode: str, seeds: list[int]) -> None:
-    """Several runs in one process."""
-    for seed in seeds:
-        toy_run(Path(root, f"{mode}-{seed}"), mode, seed)
-
-
 def cpu_of_many(mode: str) -> float:
     """CPU seconds of two workers side by side and everything they start."""
-    context = get_context("spawn")
     with tempfile.TemporaryDirectory() as root:
-        workers = [
-            context.Process(target=toy_worker, args=(root, mode, list(range(first, NUM_RUNS, NUM_WORKERS))))
-            for first in range(NUM_WORKERS)
-        ]
-        before = os.times()
+        command = [sys.executable, str(Path(__file__).resolve()), "toys", root, mode]
+        workers = [subprocess.Popen([*command, str(first)]) for first in range(NUM_WORKERS)]
+        total_s = 0.0
         for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-            assert worker.exitcode == 0
-        after = os.times()
-        waited_s = after.children_user + after.children_system - before.children_user - before.children_system
-        return waited_s + wait_for_orphans()
+            _, code, usage = os.wait4(worker.pid, 0)
+            worker.returncode = code
+            assert code == 0, code
+            total_s += usage.ru_utime + usage.ru_stime
+        return total_s + wait_for_orphans()
 
 
-def main(what: str, mode: str = "wandb_offline") -> None:
+def main(what: str, *words: str) -> None:
+    if what == "toys":
+        root, mode, first = words
+        for seed in range(int(first), NUM_RUNS, NUM_WORKERS):
+            toy_run(Path(root, f"{mode}-{seed}"), mode, seed)
+        return
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     ctypes.CDLL(None).prctl(_BECOME_PARENT_OF_ORPHANS, 1, 0, 0, 0)
@@ -171,6 +164,7 @@ def main(what: str, mode: str = "wandb_offline") -> None:
         extra_s = cpu_of_many("wandb_offline") - cpu_of_many("none")
         result["many"] = {"cpu_s_39_runs": round(extra_s, 2), "cpu_s_per_run": round(extra_s / NUM_RUNS, 3)}
     else:
+        mode = words[0] if words else "wandb_offline"
         cores = {min(os.sched_getaffinity(0))} if what == "pair_on_one_core" else os.sched_getaffinity(0)
         entry = result.setdefault(
             f"{mode}_on_{len(cores)}_{'core' if len(cores) == 1 else 'cores'}", {"pairs": []}
