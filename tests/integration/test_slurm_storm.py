@@ -201,7 +201,10 @@ class Weather:
         if not running:
             return None
         spec, pid = self.chance.choice(running)
-        os.kill(pid, number)
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:  # dead before we hit it
+            return None
         return {spec.fingerprint}
 
     def _command(self, *words: str) -> set[str] | None:
