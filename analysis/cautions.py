@@ -17,6 +17,7 @@ def cautions(table: Table, study: Study, config: AnalysisConfig) -> tuple[str, .
     lines = [
         _absent(study),
         _silent(study),
+        _unmeasured(table),
         _noise(study),
         _equal(study),
         _broken(study),
@@ -47,6 +48,12 @@ def _silent(study: Study) -> str:
     if not study.num_silent:
         return ""
     return f"{plural(study.num_silent, 'finished run')} did not report {study.chosen.metric.name}."
+
+
+def _unmeasured(table: Table) -> str:
+    if not table.num_unmeasured:
+        return ""
+    return f"{plural(table.num_unmeasured, 'evaluation')} that benchmarks are asked of are not done."
 
 
 def _noise(study: Study) -> str:

@@ -305,7 +305,7 @@ def _answers(saved: Plan, composed: "ComposedSweep") -> bool:
         if (
             known is None
             or identity_tree(known) != wanted
-            or (known.model, known.dataset) != (config.model, config.dataset)
+            or (known.model, known.dataset, known.eval) != (config.model, config.dataset, config.eval)
         ):
             return False
     return True

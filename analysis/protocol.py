@@ -87,10 +87,30 @@ def _protocol(table_: Table, group: Group) -> Markup:
             for part in ("model", "dataset", "train", "eval", "objective", "seeds")
         ),
     ]
+    rows += _benchmarks(records)
     rows += _counts(records)
     rows += _environment(records)
     parts = [tag("h3", group_name(group))] if len(table_.cells_by_group) > 1 else []
     return join([*parts, table(["", ""], [row for row in rows if row[1] != "-"]), _counts_by_split(records)])
+
+
+def _benchmarks(records: Sequence[RunRecord]) -> list[list[object]]:
+    """For each benchmark its protocol, and which of its items chose and which only report."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        for name, about in record.measured.items():
+            split, _, measure = name.partition("_")
+            if about.get("protocol"):
+                known = found.setdefault(measure.partition(".")[0], {"protocol": about["protocol"]})
+                known[split] = max(known.get(split, 0), about["num_items"])
+    return [
+        [
+            f"benchmark {name}",
+            f"protocol {about['protocol']}; {about.get('validation', 0):,} items may choose (validation), "
+            f"{about.get('test', 0):,} only report (test)",
+        ]
+        for name, about in sorted(found.items())
+    ]
 
 
 def _settings(specs: Sequence[RunSpec], part: str) -> str:

@@ -2,10 +2,12 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
+from sweep.evaluations import answered, is_evaluation, without_evaluations
 from sweep.plan import check_fingerprints
 from sweep.spec import Plan, PlannedBase, PlannedCell, RunSpec, Settings, Status
 from train.errors import ConfigError, UserError
@@ -40,6 +42,7 @@ class Table:
     status_by_fingerprint: Mapping[str, Status]
     cells_by_group: Mapping[Group, tuple[PlannedCell, ...]]
     base_by_group: Mapping[Group, PlannedBase]
+    num_unmeasured: int  # evaluations that are asked for and not done
     checks: frozenset[str]  # runs that are scale checks
 
     @property
@@ -96,9 +99,17 @@ def make_table(
 
     A finished record counts as finished whatever `statuses` says: the record is the fact.
     """
+    records = answered(plan, records)
+    num_unmeasured = sum(
+        spec.fingerprint in statuses and statuses[spec.fingerprint] is not Status.FINISHED
+        for spec in plan.runs
+        if is_evaluation(spec)
+    )
+    plan = without_evaluations(plan)
     cells: dict[Group, list[PlannedCell]] = {}
     for planned in plan.cells:
         cells.setdefault(planned.cell.group, []).append(planned)
+    _check_protocols(records.values())
     mine = {spec.fingerprint: records[spec.fingerprint] for spec in plan.runs if spec.fingerprint in records}
     finished = {key: record for key, record in mine.items() if record.outcome == "finished"}
     known_failures = {key: record.failure for key, record in mine.items() if record.failure is not None}
@@ -119,12 +130,29 @@ def make_table(
             {key: failure for key, failure in known_failures.items() if status.get(key) is Status.FAILED}
         ),
         status_by_fingerprint=MappingProxyType(status),
+        num_unmeasured=num_unmeasured,
         cells_by_group=MappingProxyType({group: tuple(members) for group, members in cells.items()}),
         base_by_group=MappingProxyType(
             {(base.model, base.dataset, base.settings): base for base in plan.bases}
         ),
         checks=check_fingerprints(plan),
     )
+
+
+def _check_protocols(records: Iterable[RunRecord]) -> None:
+    """AnalysisError if a metric was measured under two protocols, or on two sets of items."""
+    known: dict[str, tuple[Any, Any, str]] = {}
+    for record in records:
+        for name, about in record.measured.items():
+            found = about.get("protocol"), about.get("items"), record.run_id
+            first = known.setdefault(name, found)
+            if first[:2] != found[:2]:
+                what = "protocols" if first[0] != found[0] else "sets of items"
+                raise AnalysisError(
+                    f"{name} of {first[2]} and of {found[2]} were measured under two {what}",
+                    "one for all runs that are compared",
+                    "say eval=NAME as it was measured, or evaluate all under it",
+                )
 
 
 def choose_metric(table: Table, asked: str | None) -> Metric:

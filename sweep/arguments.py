@@ -20,6 +20,7 @@ ACTIONS = (
     "cancel",
     "retry",
     "rerun",
+    "evaluate",
     "df",
     "sync",
     "collect",
@@ -49,6 +50,7 @@ Actions (the default is run)
   rerun RUN     train a finished run again, beside the first, and compare every number
   collect       on a cluster: one look, lost runs sent again, the report of what is there
   repair        on a cluster: claims of dead jobs and orphaned submissions put right; starts nothing
+  evaluate      only measure benchmarks (eval=NAME) on finished runs; trains nothing, resumes per benchmark
   df            every cell with its numbers as a data frame: report/cells.csv and .parquet
   sync          send what W&B lacks, from a machine with a network; safe to repeat, and from cron
   confirm       train fresh seeds at the report's recommended pair, (0, 1) and (1, 1): the gain to quote;

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from sweep.evaluations import without_evaluations
 from sweep.folder import SweepFolder
 from sweep.spec import Cell, Plan, PlannedBase, PlannedCell, RunSpec, Settings
 from train.config import run_config_from_dict
@@ -66,7 +67,7 @@ def asked_of(root: str, spec: RunSpec) -> Asked:
 def _asked(root: str, sweep: str, version: tuple[int, int]) -> dict[str, Asked]:
     """version: of the plan's file; another one is read again."""
     plan = SweepFolder(root, sweep).plan()
-    return asked_by_fingerprint(plan) if plan is not None else {}
+    return asked_by_fingerprint(without_evaluations(plan)) if plan is not None else {}
 
 
 def plan_from_asked(name: str, found: list[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> tuple[Plan, int]:

@@ -92,7 +92,7 @@ def _table(shares: tuple[Share, ...], unit: str) -> list[str]:
     rows = [["model", "dataset", "runs", "one run (80 %)", "tokens/s", f"{unit} (80 %)"]]
     for share in shares:
         work, one = share.workload, share.seconds
-        suffix = {"base": ", untrained", "dpo": ", then dpo"}.get(work.stage, "")
+        suffix = {"base": ", untrained", "dpo": ", then dpo", "evaluate": ", benchmarks"}.get(work.stage, "")
         known = (
             one is not None and share.hours is not None and share.low is not None and share.high is not None
         )

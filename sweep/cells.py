@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.evaluations import answered
 from sweep.ledger import PLANNED, RunState
 from sweep.spec import Plan, RunSpec, Settings
 from train.record import RunRecord
@@ -17,6 +18,7 @@ def cell_rows(plan: Plan, records: Mapping[str, RunRecord], states: Mapping[str,
     An absent number is None, never 0. Settings are columns under their full key, such as train.learning_rate.
     """
     specs = {spec.fingerprint: spec for spec in plan.runs}
+    records = answered(plan, records)
     rows: list[Row] = []
     for base in plan.bases:
         row = _row(base.model, base.dataset, 0.0, 0.0, None, base.settings, is_alias=False, is_base=True)

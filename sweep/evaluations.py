@@ -1,4 +1,4 @@
-"""Evaluations: benchmarks on a finished run, in the plan beside it, with an identity of their own. Pure.
+"""Evaluations: benchmarks on a finished run, in the plan beside it, with an identity of their own.
 
 An evaluation is a run of stage "evaluate" whose parent is the run it measures: claimed, resumed, counted and
 forecast like any other, named by its parent's fingerprint and its protocols' fingerprints. So another protocol is
@@ -7,6 +7,7 @@ another evaluation and never another training; the base model is the (0, 0) corn
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from sweep.spec import Plan, RunSpec
 from train.benchmarks.config import evaluation_fingerprint
@@ -38,6 +39,24 @@ def with_evaluations(
                 )
             )
     return found
+
+
+def protocols_by_run(runs: Iterable[RunSpec], cache_folder: Path | None) -> dict[str, dict[str, str]]:
+    """The fingerprint of each benchmark asked of each run; local data are hashed."""
+    asked = [spec for spec in runs if spec.config.eval.benchmarks]
+    if not asked:
+        return {}
+    from train.benchmarks.identity import asked_protocols  # late, because it reads files
+
+    known = {config: asked_protocols(config, cache_folder) for config in {spec.config.eval for spec in asked}}
+    return {spec.fingerprint: known[spec.config.eval] for spec in asked}
+
+
+def evaluation_line(plan: Plan) -> list[str]:
+    """What `plan` says of evaluations; nothing without any."""
+    found = [spec for spec in plan.runs if is_evaluation(spec)]
+    words = "evaluation" if len(found) == 1 else "evaluations"
+    return [f"{len(found)} {words} of {', '.join(found[0].config.eval.benchmarks)}"] if found else []
 
 
 def is_evaluation(spec: RunSpec) -> bool:

@@ -24,6 +24,7 @@ from sweep.ledger import MAX_ATTEMPTS
 from sweep.spec import Plan
 
 TIMEOUT_MIN = 365 * 24 * 60  # a worker ends when its work does
+ONLY_STAGE = "WEIGHT_SWEEP_ONLY_STAGE"  # how a worker is told
 CHECKOUT = Path(__file__).parents[1]
 
 
@@ -40,6 +41,7 @@ class Launch:
     max_attempts: int = MAX_ATTEMPTS
     trainer: str = "sweep.trainers:make_trainer"
     pack: int = 1  # runs at once in a slot; 0: as many as are measured to fit
+    only_stage: str = ""  # the stage whose runs alone are claimed; "": every run of the plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +168,7 @@ def _environment(launch: Launch) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
+        ONLY_STAGE: launch.only_stage,
     }
 
 

@@ -1,9 +1,12 @@
 """Runs that start from other runs: when they may begin, what becomes of them if that one failed."""
 
+import dataclasses
+
+from sweep.evaluations import is_evaluation
 from sweep.ledger import Ledger, RunState
 from sweep.spec import Plan, RunSpec, Status
 from sweep.stages import children
-from train.kept import remove_weights
+from train.kept import has_weights, remove_weights
 from train.record import Failure
 
 PARENT_EVERY_S = 1.0  # how often a worker with nothing else to do looks whether a parent is finished
@@ -31,6 +34,31 @@ def blocked_by(spec: RunSpec, parent: RunState | None, plan: Plan) -> Failure | 
     )
     why = parent.failure.message if parent.failure else "no reason was written down"
     return Failure(kind="blocked", message=f"blocked by parent {name}, which failed: {why}"[:500])
+
+
+def measurable(plan: Plan, ledger: Ledger) -> tuple[Plan, tuple[str, ...]]:
+    """The plan without evaluations that can't be made, and the ids of their runs: finished without weights.
+
+    A base model needs none, and with eval.retrain=true a supervised run is trained again.
+    """
+    specs = {spec.fingerprint: spec for spec in plan.runs}
+    left_out: dict[str, str] = {}
+    for spec in filter(is_evaluation, plan.runs):
+        run = specs[spec.parent_fingerprint]
+        needs_weights = run.config.stage == "dpo" or (
+            run.config.stage == "sft" and not spec.config.eval.retrain
+        )
+        if (
+            needs_weights
+            and ledger.record(run.fingerprint) is not None
+            and ledger.record(spec.fingerprint) is None
+            and not has_weights(ledger.folder(run.fingerprint))
+        ):
+            left_out[spec.fingerprint] = run.run_id
+    if not left_out:
+        return plan, ()
+    kept = tuple(spec for spec in plan.runs if spec.fingerprint not in left_out)
+    return dataclasses.replace(plan, runs=kept), tuple(left_out.values())
 
 
 def release_parent(spec: RunSpec, plan: Plan, ledger: Ledger) -> None:

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sweep.evaluations import is_training
 from sweep.plan import train_command
 from sweep.spec import RunSpec
 from train.config import config_to_dict
@@ -23,7 +24,7 @@ def same_failure(outcomes: list[Failure | None]) -> Failure | None:
 
 def counts_as_evidence(spec: RunSpec, failure: Failure | None) -> bool:
     """Whether a run's end says anything about the code that trains: a measured base model doesn't."""
-    return failure is not None or spec.config.stage != "base"
+    return failure is not None or is_training(spec)
 
 
 def writable(failure: Failure) -> Failure:

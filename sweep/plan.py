@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.compose import ComposedSweep
+from sweep.evaluations import evaluation_line, is_evaluation, protocols_by_run, with_evaluations
 from sweep.rays import canonical_objective, scale_checks
 from sweep.spec import Cell, Plan, PlannedBase, PlannedCell, RunSpec, Settings
 from sweep.stages import staged, with_keep
@@ -61,11 +62,15 @@ def make_plan(sweep: ComposedSweep, *, cache_folder: Path | None, allow_unresolv
     bases = tuple(PlannedBase(*group, spec.fingerprint) for group, spec in base_specs.items())
     base_runs = {spec.fingerprint: spec for spec in base_specs.values()}
     runs = [specs[index] for index in _execution_order(cells, owners.values())]
-    return Plan(sweep.config.name, planned, bases, (*base_runs.values(), *runs))
+    wanted = [*base_runs.values(), *runs]
+    evaluated = with_evaluations(wanted, protocols_by_run(wanted, cache_folder))
+    return Plan(sweep.config.name, planned, bases, tuple(evaluated))
 
 
 def train_command(spec: RunSpec, root: Path | str = "outputs") -> str:
     """The line to paste that trains this one run by hand. root: where the run that it starts from lies."""
+    if is_evaluation(spec):
+        return f"no line of its own: its sweep's `evaluate` measures {root}/.runs/{spec.parent_fingerprint}"
     parent = f"{root}/.runs/{spec.parent_fingerprint}" if spec.parent_fingerprint else ""
     return "python -m train " + shlex.join(overrides_for(spec.config, parent))
 
@@ -214,12 +219,12 @@ def summary_lines(plan: Plan) -> list[str]:
             f"{_counted(runs - num_tuned, 'supervised run')}, {_counted(num_tuned, 'preference-tuned run')} "
             "on top of them"
         )
-    num_bases = len(plan.runs) - runs
+    num_bases = len(plan.runs) - runs - sum(map(is_evaluation, plan.runs))
     lines.append(
         f"{_counted(len(seeds), 'seed')}, {_counted(len(plan.bases), 'plane')}: {_counted(cells, 'cell')} "
         f"\u2192 {_counted(runs, 'run')} + {_counted(num_bases, 'untrained base model')}"
     )
-    return lines
+    return [*lines, *evaluation_line(plan)]
 
 
 def check_fingerprints(plan: Plan) -> frozenset[str]:

@@ -135,7 +135,7 @@ def status_counts(plan: Plan, states: Mapping[str, RunState]) -> list[list[str]]
     rows: dict[tuple[str, str], Counter[Status]] = {}
     for spec in plan.runs:
         stage, model, dataset = kind_of(spec)
-        dataset = f"{dataset}, then dpo" if stage == "dpo" else dataset
+        dataset += {"dpo": ", then dpo", "evaluate": ", benchmarks"}.get(stage, "")
         rows.setdefault((model, dataset), Counter())[states[spec.fingerprint].status] += 1
     used = [status for status in _COLUMNS if any(count[status] for count in rows.values())]
     table = [["model", "dataset", *used, "runs"]]

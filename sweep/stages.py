@@ -53,7 +53,8 @@ def with_keep(config: RunConfig, stages: Sequence[str], retention: str) -> RunCo
     """The configuration with what becomes of its weights: kept, kept for its children, or not."""
     if retention != "none":
         return dataclasses.replace(config, keep="all")
-    if config.keep == "none" and config.stage == "sft" and "dpo" in stages:
+    is_parent = config.stage == "sft" and "dpo" in stages
+    if config.keep == "none" and config.stage != "base" and (is_parent or config.eval.benchmarks):
         return dataclasses.replace(config, keep="until_dpo")
     return config
 

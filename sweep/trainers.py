@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sweep.asked import asked_of
+from sweep.evaluations import is_evaluation
 from sweep.ledger import Ledger
 from sweep.spec import RunSpec
 from train.record import RunRecord
@@ -62,6 +63,21 @@ def make_trainer(root: str) -> RunOne:
         pause_at: float | None = None,
     ) -> RunRecord:
         try:
+            if is_evaluation(spec):
+                from train.benchmarks.run import evaluate_run
+
+                return evaluate_run(
+                    spec.config,
+                    run_id=spec.run_id,
+                    fingerprint=spec.fingerprint,
+                    folder=folder,
+                    attempt=attempt,
+                    workbench=workbench,
+                    model_identity=spec.model_identity,
+                    parent_folder=Ledger(root).folder(spec.parent_fingerprint),
+                    should_stop=should_stop,
+                    on_progress=on_progress,
+                )
             return training.run(
                 spec.config,
                 run_id=spec.run_id,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sweep.evaluations import merged_record
 from sweep.ledger import Ledger
 from sweep.spec import RunSpec, Status
 from train.mirror import EventReader
@@ -29,8 +30,8 @@ class News:
         return self.events[-1]["step"] if self.events else 0
 
 
-def news_of(ledger: Ledger, spec: RunSpec) -> News:
-    """Steps and end of one run, as the ledger has them now."""
+def news_of(ledger: Ledger, spec: RunSpec, evaluation: RunSpec | None = None) -> News:
+    """Steps and end of one run, as the ledger has them now, with what its evaluation measured."""
     folder, state = ledger.folder(spec.fingerprint), ledger.status(spec.fingerprint)
     events: dict[int, dict[str, Any]] = {
         event["step"]: event for event in EventReader(folder / "events.jsonl").new()
@@ -38,6 +39,9 @@ def news_of(ledger: Ledger, spec: RunSpec) -> News:
     record, digest = ledger.record(spec.fingerprint), ""
     if record is not None:
         digest = hashlib.sha256((folder / "record.json").read_bytes()).hexdigest()
+        measured = ledger.record(evaluation.fingerprint) if evaluation is not None else None
+        if evaluation is not None and measured is not None:
+            record, digest = merged_record(record, measured), f"{digest} {evaluation.fingerprint}"
     elif state.status is Status.FAILED and state.failure is not None:
         record = RunRecord(
             run_id=spec.run_id,

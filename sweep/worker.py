@@ -21,7 +21,7 @@ from typing import Any
 
 from sweep.flag import Flag
 from sweep.folder import SweepFolder, link_run
-from sweep.launch import available_cores
+from sweep.launch import ONLY_STAGE, available_cores
 from sweep.ledger import BEAT_EVERY_S, MAX_ATTEMPTS, Claim, Ledger
 from sweep.lineage import PARENT_EVERY_S, blocked_by, must_wait, parent_state, release_parent
 from sweep.outcomes import counts_as_evidence, failed_record, same_failure, spec_to_dict, writable
@@ -73,6 +73,7 @@ def work(
         OMP_NUM_THREADS=str(num_threads),
         MKL_NUM_THREADS=str(num_threads),
     )
+    only_stage = os.environ.get(ONLY_STAGE, "")
     ledger, folder, name = (
         Ledger(root, max_attempts),
         SweepFolder(root, sweep),
@@ -80,7 +81,7 @@ def work(
     )
 
     def is_ours(spec: RunSpec) -> bool:
-        return spec.config.num_ranks == ranks
+        return spec.config.num_ranks == ranks and only_stage in ("", spec.config.stage)
 
     def make_worker(index: int = 0, shared: Shared = ALONE) -> Worker:
         is_alone = shared is ALONE
@@ -98,7 +99,7 @@ def work(
             shared=shared,
         )
 
-    if pack == 1 or ranks > 1:
+    if pack == 1 or ranks > 1 or only_stage:
         return make_worker().run()
     from sweep.packs import Pack, Place
 

@@ -95,11 +95,15 @@ def _workload(config: RunConfig, *identities: str) -> Workload:
     for part, words in _FREE_WORDS.items():
         for word in words:
             tree[part].pop(word, None)
+    if config.stage != "evaluate":  # whose time alone depends on them
+        for word in ("benchmarks", "aggregates", "limit", "data", "punkt", "half_seed", "retrain"):
+            tree["eval"].pop(word, None)
     num_examples = tree["dataset"]["subset"].pop("num_examples", None)
     left_out = {
         "base": ("train", "objective", "dpo", "preference"),
         "sft": ("dpo", "preference"),
         "dpo": (),
+        "evaluate": ("objective", "preference"),
     }
     for part in ("tracking", "keep", "seed", "seeds", *left_out[config.stage]):
         tree.pop(part, None)

@@ -276,7 +276,8 @@ class RunConfig:
     """Everything one run needs to know. Two runs with equal identities are the same experiment."""
 
     # base: the untouched checkpoint, only evaluated. dpo: preference tuning of the sft run that all else says.
-    stage: Literal["sft", "base", "dpo"] = "sft"
+    # evaluate: benchmarks on a finished run of any of these.
+    stage: Literal["sft", "base", "dpo", "evaluate"] = "sft"
     model: ModelConfig
     dataset: DatasetConfig
     train: RecipeConfig
@@ -293,7 +294,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         weights = (self.objective.prompt_weight, self.objective.response_weight)
-        if self.stage != "base" and weights == (0.0, 0.0):
+        if self.stage not in ("base", "evaluate") and weights == (0.0, 0.0):
             raise ConfigError(
                 "objective.prompt_weight=0 with objective.response_weight=0 trains nothing",
                 "at least one weight above 0 (the untouched base model is measured with every grid)",

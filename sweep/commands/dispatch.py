@@ -37,6 +37,10 @@ def execute(arguments: Arguments) -> int:
             from sweep.commands import clustering
 
             return {"collect": clustering.collect, "repair": clustering.repair}[arguments.action](arguments)
+        case "evaluate":
+            from sweep.commands.evaluating import evaluate
+
+            return evaluate(arguments)
         case "df":
             from sweep.commands.exporting import export
 

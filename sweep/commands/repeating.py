@@ -6,6 +6,7 @@ from pathlib import Path
 from sweep.arguments import Arguments
 from sweep.commands.session import find_run, open_session
 from sweep.errors import LedgerError
+from sweep.evaluations import without_evaluations
 from sweep.spec import RunSpec
 from train.files import write_json_exclusive
 from train.record import RunRecord, record_to_dict
@@ -16,7 +17,7 @@ TrainAgain = Callable[[str, RunSpec, Path], RunRecord]
 def rerun(arguments: Arguments, train_again: TrainAgain | None = None) -> int:
     """0 if parameters and every metric are identical, 1 if not. The first record stays as it is."""
     session = open_session(arguments)
-    spec = find_run(session.plan.runs, arguments.run)
+    spec = find_run(without_evaluations(session.plan).runs, arguments.run)
     first = session.ledger.record(spec.fingerprint)
     if first is None:
         raise LedgerError(f"{spec.run_id} isn't finished", "a finished run", f"first: {session.command()}")

@@ -9,6 +9,7 @@ from sweep.commands.elsewhere import Elsewhere
 from sweep.commands.reporting import show_report
 from sweep.commands.session import Session, find_run, open_session
 from sweep.controller import Controller, Ending, Interrupts
+from sweep.evaluations import is_evaluation
 from sweep.launch import Launch, check_ranks
 from sweep.retention import prune, remove_workers_files
 from sweep.show import make_view, reason
@@ -50,12 +51,12 @@ def watch(arguments: Arguments) -> int:
     if ending.problem:
         print(f"{ending.problem}. Start it with: {session.command()}")
         return 1
-    return _closing_words(session, ending)
+    return closing_words(session, ending)
 
 
 def run_session(session: Session) -> int:
     """The rest of `run`, once the question is composed and planned."""
-    _check_hub(session)
+    check_needs(session)
     keep_to_the_budget(session)
     session.folder.write_plan(session.plan)
     session.folder.link_runs(session.plan)
@@ -71,13 +72,13 @@ def run_session(session: Session) -> int:
         return 130
     session.folder.link_runs(session.plan)
     if ending.is_interrupted:
-        return _interrupted(session, ending)
+        return interrupted_words(session, ending)
     return close_session(session, ending)
 
 
 def close_session(session: Session, ending: Ending) -> int:
     """The last words, the report of what is recorded, and the weights that may go; the exit code."""
-    code = _closing_words(session, ending)
+    code = closing_words(session, ending)
     print("".join(f"{line}\n" for line in actual_lines(session, ending.states)), end="")
     trained = [spec for spec in session.plan.runs if spec.config.stage != "base"]
     if not any(ending.states[spec.fingerprint].status is Status.FINISHED for spec in trained):
@@ -92,8 +93,8 @@ def close_session(session: Session, ending: Ending) -> int:
     return code
 
 
-def _check_hub(session: Session) -> None:
-    """UserError if something that is still to be trained needs a download that isn't to be had."""
+def check_needs(session: Session) -> None:
+    """UserError if what is still to be done needs a download or an extra that isn't to be had."""
     states = session.states()
     unfinished = [
         spec for spec in session.plan.runs if states[spec.fingerprint].status is not Status.FINISHED
@@ -102,9 +103,24 @@ def _check_hub(session: Session) -> None:
         check_reachable(identity, "model", ModelError)
     for identity in dict.fromkeys(spec.dataset_identity for spec in unfinished):
         check_reachable(identity, "dataset", DataError)
+    for config in dict.fromkeys(spec.config.eval for spec in unfinished if is_evaluation(spec)):
+        from train.benchmarks.identity import check_benchmarks  # late: few sweeps ask for benchmarks
+
+        check_benchmarks(config)
+    if session.unmeasurable:
+        print(unmeasurable_line(session))
 
 
-def control(session: Session, *, only_watch: bool = False) -> Ending | None:
+def unmeasurable_line(session: Session) -> str:
+    """Which finished runs can't be measured any more, and what to type."""
+    number = len(session.unmeasurable)
+    return (
+        f"{number} finished {_runs(number)} kept no weights, so benchmarks can't be measured on them "
+        f"({session.unmeasurable[0]}, ...): add eval.retrain=true to train them again for it"
+    )
+
+
+def control(session: Session, *, only_watch: bool = False, only_stage: str = "") -> Ending | None:
     """Until the end; None if somebody was in a hurry and asked twice."""
     gpus = session.gpus()
     launcher = session.config.launcher
@@ -116,6 +132,7 @@ def control(session: Session, *, only_watch: bool = False) -> Ending | None:
         num_threads=launcher.threads_per_worker,
         max_attempts=launcher.max_attempts,
         pack=launcher.pack or 0,
+        only_stage=only_stage,
     )
     if not only_watch:
         check_ranks(session.plan, launch)
@@ -158,7 +175,7 @@ def _opening_words(session: Session) -> str:
     return "; ".join([*parts, f"{num_left} to train"])
 
 
-def _interrupted(session: Session, ending: Ending) -> int:
+def interrupted_words(session: Session, ending: Ending) -> int:
     if ending.is_watcher:
         print(f"no longer watching; another process goes on. Stop it with: {session.command('cancel')}")
         return 130
@@ -171,7 +188,7 @@ def _interrupted(session: Session, ending: Ending) -> int:
     return 130
 
 
-def _closing_words(session: Session, ending: Ending) -> int:
+def closing_words(session: Session, ending: Ending) -> int:
     print("".join(f"{line}\n" for line in (session.search.lines() if session.search else ())), end="")
     failed = [spec for spec in session.plan.runs if ending.states[spec.fingerprint].status is Status.FAILED]
     num_paused = ending.num(Status.PAUSED)

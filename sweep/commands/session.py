@@ -16,6 +16,7 @@ from sweep.folder import SweepFolder, check_root, sweep_names
 from sweep.forecast import like_runs
 from sweep.launch import available_cores, visible_gpus
 from sweep.ledger import Ledger, RunState
+from sweep.lineage import measurable
 from sweep.spec import SETTLED, Plan, RunSpec
 from sweep.timesheets import shifts
 from sweep.workloads import workload_of
@@ -38,6 +39,7 @@ class Session:
     folder: SweepFolder
     ledger: Ledger
     search: "Search | None" = None
+    unmeasurable: tuple[str, ...] = ()  # finished runs that benchmarks are asked of, but that kept no weights
 
     def states(self) -> dict[str, RunState]:
         """What the ledger knows of every run of the plan."""
@@ -86,7 +88,8 @@ def open_session(arguments: Arguments, *, allow_unresolved: bool = False) -> Ses
 
     folder, ledger = SweepFolder(config.root, config.name), Ledger(config.root, config.launcher.max_attempts)
     if not (config.search.is_on or config.search.rungs):
-        return Session(arguments, config, make(composed), folder, ledger)
+        plan, unmeasurable = measurable(make(composed), ledger)
+        return Session(arguments, config, plan, folder, ledger, unmeasurable=unmeasurable)
     from sweep.asking import Asker
     from sweep.searching import Search
 

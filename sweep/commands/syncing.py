@@ -22,6 +22,7 @@ from pathlib import Path
 from sweep.arguments import Arguments
 from sweep.asked import asked_by_fingerprint
 from sweep.commands.session import Session, open_session
+from sweep.evaluations import evaluations_by_run, without_evaluations
 from sweep.spec import Plan, RunSpec, Status
 from sweep.upload import News, is_confirmed, mirrored_for_sync, news_of, upload
 from train.errors import UserError
@@ -97,7 +98,8 @@ class _Sync:
         self.live = {
             spec.fingerprint for spec in (saved.runs if saved else ()) if spec.config.tracking.mode == "wandb"
         }
-        self.asked = asked_by_fingerprint(session.plan)
+        self.plan, self.evaluations = without_evaluations(session.plan), evaluations_by_run(session.plan)
+        self.asked = asked_by_fingerprint(self.plan)
         self.num_there = self.num_sent = self.num_points = 0
         self.problems: list[str] = []
         self._next_start, self._sweep_ids = 0.0, {}
@@ -106,7 +108,7 @@ class _Sync:
         """Send what is new, in the plan's order."""
         num_failures, waiting = 0, 0
         with tempfile.TemporaryDirectory(prefix="sync-", ignore_cleanup_errors=True) as scratch:
-            for spec in self.session.plan.runs:
+            for spec in self.plan.runs:
                 news = self._news(spec)
                 if news is None:
                     waiting += 1
@@ -129,7 +131,7 @@ class _Sync:
         state = self.ledger.status(spec.fingerprint)
         if state.status is Status.RUNNING and spec.fingerprint in self.live:
             return None
-        news = news_of(self.ledger, spec)
+        news = news_of(self.ledger, spec, self.evaluations.get(spec.fingerprint))
         return news if news.events or news.digest else None
 
     def _sync_run(self, spec: RunSpec, news: News, scratch: Path) -> None:
@@ -192,7 +194,7 @@ class _Sync:
         print(f"{spec.run_id}: not sent: {text}", flush=True)
 
     def _end(self, num_waiting: int) -> int:
-        total = len(self.session.plan.runs)
+        total = len(self.plan.runs)
         there = self.num_there + self.num_sent
         print(
             f"{there} of {total} runs are on W&B: {self.num_sent} sent now ({self.num_points} points), "

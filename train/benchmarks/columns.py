@@ -78,7 +78,7 @@ def as_number(name: str, value: Any) -> tuple[float, float]:
         return float(value), 1.0
     if isinstance(value, list) and value and all(isinstance(one, bool) for one in value):
         return sum(value) / len(value), float(len(value))
-    if name == "translation_edit_rate" and isinstance(value, tuple) and len(value) == 2:
+    if name == "translation_edit_rate" and isinstance(value, list | tuple) and len(value) == 2:
         return _edit_rate(*value)
     raise ConfigError(
         f"{name} of this task is no mean over its items ({type(value).__name__})",

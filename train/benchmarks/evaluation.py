@@ -89,7 +89,11 @@ def evaluate_benchmarks(
             write_json_atomic(folder / benchmark.protocol / "result.json", result)
             results[benchmark.name] = scores
     found = {name: scores for name, scores in results.items() if scores is not None}
-    return _measured(found, terms, protocols, len(configs) - len(missing))
+    items_of = {
+        name: str((read_json(folder / protocols[name] / "result.json") or {}).get("items_sha256"))[:12]
+        for name in found
+    }
+    return _measured(found, terms, protocols, items_of, len(configs) - len(missing))
 
 
 def scores_of(items: Items) -> Scores:
@@ -141,7 +145,11 @@ def _result(
 
 
 def _measured(
-    results: Mapping[str, Scores], terms: Mapping[str, Any], protocols: Mapping[str, str], num_reused: int
+    results: Mapping[str, Scores],
+    terms: Mapping[str, Any],
+    protocols: Mapping[str, str],
+    known_items: Mapping[str, str],
+    num_reused: int,
 ) -> Measured:
     metrics: dict[str, float] = {}
     details: dict[str, dict[str, Any]] = {}
@@ -156,6 +164,7 @@ def _measured(
                 "num_items": found.num_items,
                 "num_clusters": found.num_clusters,
                 **({"protocol": protocol} if protocol else {}),
+                **({"items": known_items[name.partition(".")[0]]} if protocol else {}),
             }
     return Measured(metrics, details, num_reused)
 
