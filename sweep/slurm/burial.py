@@ -124,10 +124,13 @@ def settle_own(ledger: Ledger, states: Mapping[str, RunState]) -> int:
 
 def how_it_ended(ledger: Ledger, fingerprint: str, attempt: int) -> tuple[str, str]:
     """Class and words of an attempt that was lost or given back; "" and "" for one that ended otherwise."""
-    hung = read_json(ledger.attempt_path(fingerprint, attempt, "hung.json"))
-    if hung is not None:
+    hung, loss = (
+        read_json(ledger.attempt_path(fingerprint, attempt, "hung.json")),
+        ledger.loss(fingerprint, attempt),
+    )
+    if hung is not None and loss.get("kind") != "node_fail":
         return "hung", str(hung.get("evidence"))
-    if loss := ledger.loss(fingerprint, attempt):
+    if loss:
         return str(loss.get("kind")), str(loss.get("evidence"))
     released = read_json(ledger.attempt_path(fingerprint, attempt, "released"))
     if released is None:
