@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.search.adaptive import believe
+from analysis.search.adaptive import Belief, believe
 from analysis.search.questions import Question, Told, chosen_metrics
 from analysis.search.sampler import KnowledgeGradientSampler
 from analysis.search.scales import EPSILON_POINTS, scale_of
@@ -26,8 +26,9 @@ def answer(question: Question) -> dict[str, Any]:
         for run in with_guessed_ends(question.told, metrics)
         if space.values_of(run) and all(math.isfinite(run.metrics.get(name, math.nan)) for name in names)
     ]
-    why = _known(question, space, told, metrics)
-    proposals = [] if why else _proposals(question, space, told, metrics)
+    belief = believe(space.places, told, metrics, question.seed) if told and not space.others else None
+    why = _known(question, belief, told, metrics)
+    proposals = [] if why else _proposals(question, space, told, metrics, belief)
     return {"proposals": proposals, "is_known": bool(why), "why": why, "metrics": names}
 
 
@@ -37,11 +38,10 @@ def warm_up(question: Question) -> None:
         import torch  # noqa: F401
 
 
-def _known(question: Question, space: Space, told: Sequence[Told], metrics: Sequence[Metric]) -> str:
+def _known(question: Question, belief: Belief | None, told: Sequence[Told], metrics: Sequence[Metric]) -> str:
     """Why nothing more is needed; "" if something is. Only the weights' own surface can say so."""
-    if space.others or len(told) < question.pilot_runs:
+    if belief is None or len(told) < question.pilot_runs:
         return ""
-    belief = believe(space.places, told, metrics, question.seed)
     found = []
     for share in belief.shares:
         scale = belief.scales[0]
@@ -66,9 +66,13 @@ def _unit(metrics: Sequence[Metric]) -> str:
 
 
 def _proposals(
-    question: Question, space: Space, told: Sequence[Told], metrics: Sequence[Metric]
+    question: Question,
+    space: Space,
+    told: Sequence[Told],
+    metrics: Sequence[Metric],
+    belief: Belief | None,
 ) -> list[dict[str, Any]]:
-    sampler = _sampler(question, space, metrics)
+    sampler = _sampler(question, space, metrics, belief)
     study = make_study(space, metrics, told, question.pending, sampler)
     parameters = space.parameters()
     is_single = len(metrics) == 1 and told
@@ -89,13 +93,13 @@ def _proposals(
     return found
 
 
-def _sampler(question: Question, space: Space, metrics: Sequence[Metric]) -> Any:
+def _sampler(question: Question, space: Space, metrics: Sequence[Metric], belief: Belief | None) -> Any:
     """Deterministic: the seed follows from how much is known, and asking twice gives the same answer."""
     from optuna.samplers import GPSampler, TPESampler
 
     seed = question.seed * 100_003 + len(question.told) + len(question.pending)
     if question.kind == "adaptive":
-        return KnowledgeGradientSampler(space.places, metrics, question.seed)
+        return KnowledgeGradientSampler(space.places, metrics, question.seed, belief)
     if question.kind == "gp":
         return GPSampler(seed=seed, n_startup_trials=question.pilot_runs)
     return TPESampler(seed=seed, n_startup_trials=question.pilot_runs)

@@ -7,7 +7,7 @@ from typing import Any
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from analysis.search.adaptive import believe, propose
+from analysis.search.adaptive import Belief, believe, propose
 from analysis.search.questions import Told
 from analysis.search.space import ANGLE, PROMPT, RESPONSE, angle_of
 from sweep.candidates import Weights, weights_at
@@ -19,11 +19,19 @@ class KnowledgeGradientSampler(BaseSampler):
 
         study = optuna.create_study(direction="maximize", sampler=KnowledgeGradientSampler(places, metrics))
 
-    places: the pairs to choose from. metrics: of the study's values, in their order.
+    places: the pairs to choose from. metrics: of the study's values, in their order. belief: of the complete trials,
+    where the caller has it already; without one it is made for every suggestion.
     """
 
-    def __init__(self, places: Sequence[Weights], metrics: Sequence[Metric], seed: int = 0) -> None:
+    def __init__(
+        self,
+        places: Sequence[Weights],
+        metrics: Sequence[Metric],
+        seed: int = 0,
+        belief: Belief | None = None,
+    ) -> None:
         self._places, self._metrics, self._seed = tuple(places), tuple(metrics), seed
+        self._belief = belief
         self.worth: float | None = None  # of the last suggestion, points
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
@@ -48,7 +56,7 @@ class KnowledgeGradientSampler(BaseSampler):
         pending = [
             _weights_in(one.params) for one in trials if one.state == TrialState.RUNNING and one.params
         ]
-        belief = believe(self._places, told, self._metrics, self._seed)
+        belief = self._belief or believe(self._places, told, self._metrics, self._seed)
         ((weights, self.worth),) = propose(belief, pending, 1, len(trials) - 1)
         if ANGLE in search_space:
             return {ANGLE: angle_of(weights)}
