@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sweep.flag import Flag
@@ -25,6 +24,7 @@ from sweep.launch import ONLY_STAGE, available_cores
 from sweep.ledger import BEAT_EVERY_S, MAX_ATTEMPTS, Claim, Ledger
 from sweep.lineage import PARENT_EVERY_S, blocked_by, must_wait, parent_state, release_parent
 from sweep.outcomes import counts_as_evidence, failed_record, same_failure, spec_to_dict, writable
+from sweep.printed import output_to
 from sweep.recovery import REMEDIES, smaller_batches, with_remedy
 from sweep.sharing import ALONE, CROWDED, PACKED_OOM, Shared, memory_of_this_task
 from sweep.slots import devices_of, take_slots
@@ -284,7 +284,7 @@ class Worker:
 
     def _trained(self, spec: RunSpec, claim: Claim, **how: Any) -> RunRecord:
         """What the trainer returns or raises; what it prints is in the attempt's log by then."""
-        with _output_to(claim.path("log")):
+        with output_to(claim.path("log")):
             try:
                 self._run_one = self._run_one or self._make_run_one()
                 self._timesheet.ready()
@@ -340,28 +340,3 @@ def _detach(stop: Flag) -> None:
         signal.signal(
             signal_number, lambda number, _: stop.set(f"cancelled: heard {signal.Signals(number).name}")
         )
-
-
-@contextlib.contextmanager
-def _output_to(path: Path) -> Iterator[None]:
-    """Everything this process prints, C libraries included, goes to `path`."""
-    saved = [os.dup(1), os.dup(2)]
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        _flush()
-        for number in (1, 2):
-            os.dup2(log, number)
-        yield
-    finally:
-        _flush()
-        for number, old in zip((1, 2), saved, strict=True):
-            os.dup2(old, number)
-            os.close(old)
-        os.close(log)
-        scrub_file(path)  # libraries print what they like; before anybody hears that the attempt is over
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
