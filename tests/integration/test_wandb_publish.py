@@ -146,7 +146,8 @@ def test_the_table_comes_back_from_wandb_alone(root, server, tmp_path):
         back, pandas.read_parquet(root / "smoke_2x2" / "report" / "cells.parquet")
     )
     answers = [
-        json.loads((folder / "smoke_2x2" / "report" / "region.json").read_text()) for folder in (tmp_path, root)
+        json.loads((folder / "smoke_2x2" / "report" / "region.json").read_text())
+        for folder in (tmp_path, root)
     ]
     for plane in answers[1]["planes"]:
         del plane["noise"]["evaluation"]  # from the runs' items, which W&B doesn't have

@@ -71,7 +71,7 @@ def test_the_schema_holds_every_key_and_asks_for_what_has_no_default():
     ("override", "words"),
     [
         ("launcher.slots=0", "launcher.slots=0; expected a whole number of at least 1"),
-        ("launcher.slots=many", "launcher.slots='many' has the wrong type"),
+        ("launcher.slots=many", "launcher.slots=many; expected a whole number, or auto"),
         ("launcher.kind=cloud", "one of local"),
         ("launcher.max_attempts=0", "launcher.max_attempts=0"),
         ("name=a/b", "a word that can name a folder"),

@@ -31,7 +31,7 @@ PLAN = toy_plan(5)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda number: None)
-    monkeypatch.setattr("sweep.worker._output_to", lambda path: contextlib.nullcontext())
+    monkeypatch.setattr("sweep.worker.output_to", lambda path: contextlib.nullcontext())
     monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
 
 

@@ -109,7 +109,7 @@ def test_what_cant_pause_is_refused():
 def test_the_worker_pauses_and_goes_on_whatever_the_order(tmp_path, monkeypatch, order):
     """Real ledger, folder and worker; only the training is a sleepless stand-in, which counts what it did."""
     monkeypatch.setattr("os.fsync", lambda number: None)
-    monkeypatch.setattr("sweep.worker._output_to", lambda path: contextlib.nullcontext())
+    monkeypatch.setattr("sweep.worker.output_to", lambda path: contextlib.nullcontext())
     plan = plan_of(seeds=(0,))
     ledger, folder = Ledger(tmp_path), SweepFolder(tmp_path, plan.name)
     shares: dict[str, list[float]] = {}
