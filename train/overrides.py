@@ -57,7 +57,7 @@ def _distance(group: str, differences: Mapping[str, Any]) -> tuple[bool, int]:
 
 def _differences(group: str, tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """What must be said beyond `group=file`, for the configuration `values`."""
-    expected = _defaults(group) | {key: value for key, value in tree.items() if value != MANDATORY}
+    expected = {**_defaults(group), **{key: value for key, value in tree.items() if value != MANDATORY}}
     if values[group].get("source") == "local":
         expected_with_path = {group: {**expected, "path": values[group]["path"]}}
         complete_names(expected_with_path)
