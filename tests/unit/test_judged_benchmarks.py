@@ -62,7 +62,7 @@ def protocol(shared_data, judge, **changes):
     config = EvalConfig(
         benchmarks=benchmarks,
         aggregates={"chat": ("alpaca_eval.win_rate", "mt_bench.rating/10")},
-        judge=JudgeConfig(model="local", base_url=judge.url, api_key_variable=None),
+        judge=JudgeConfig(model="local", base_url=judge.url, key_variable=None),
     )
     return dataclasses.replace(config, **changes)
 

@@ -28,7 +28,7 @@ def bench(tmp_path, monkeypatch):
         made = []
 
         def endpoint(**settings):
-            settings = {"model": "local", "api_key_variable": None, "base_url": url} | settings
+            settings = {"model": "local", "key_variable": None, "base_url": url} | settings
             made.append(Endpoint(JudgeConfig(**settings), tmp_path / "judgements"))
             return made[-1]
 
@@ -138,7 +138,7 @@ def test_a_wrong_key_stops_at_once(bench, monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-something-secret")
     server.faults = lambda number, text: (401, "invalid key sk-something-secret", {})
     with pytest.raises(JudgeError, match=r"refuses the key \(HTTP 401.*a valid key in MY_KEY") as error:
-        prefer(endpoint(api_key_variable="MY_KEY", concurrency=1))
+        prefer(endpoint(key_variable="MY_KEY", concurrency=1))
     assert "something-secret" not in str(error.value)
     assert len(server.requests) == 1
     assert server.keys == {"Bearer sk-something-secret"}
@@ -155,7 +155,7 @@ def test_no_key_names_the_variable(bench, monkeypatch):
     _, endpoint = bench
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(ConfigError, match="SOME_KEY is not set"):
-        prefer(endpoint(api_key_variable="SOME_KEY"))
+        prefer(endpoint(key_variable="SOME_KEY"))
 
 
 def test_nobody_there_is_one_line(bench):

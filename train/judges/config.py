@@ -19,7 +19,7 @@ class JudgeConfig:
     temperature: float = 0.0
     max_tokens: int = 2048  # of a written judgement; a preference takes one token
     base_url: str = how("https://api.openai.com/v1")
-    api_key_variable: str | None = how("OPENAI_API_KEY")  # null: the endpoint wants no key
+    key_variable: str | None = how("OPENAI_API_KEY")  # null: the endpoint wants no key
     concurrency: int = how(8)  # requests in flight
     requests_per_minute: float | None = how(None)  # of one worker; None: as fast as the endpoint answers
     timeout_seconds: float = how(120.0)  # of one request
@@ -78,13 +78,13 @@ def api_key(config: JudgeConfig) -> str | None:
 
     Raises   ConfigError naming the variable that is not set.
     """
-    if config.api_key_variable is None:
+    if config.key_variable is None:
         return None
-    key = os.environ.get(config.api_key_variable, "").strip()
+    key = os.environ.get(config.key_variable, "").strip()
     if not key:
         raise ConfigError(
-            f"the judge {config.model} wants a key and {config.api_key_variable} is not set",
-            f"the key in the environment variable {config.api_key_variable}",
-            f"export {config.api_key_variable}=..., or set eval.judge.api_key_variable=null for a server without keys",
+            f"the judge {config.model} wants a key and {config.key_variable} is not set",
+            f"the key in the environment variable {config.key_variable}",
+            f"export {config.key_variable}=..., or set eval.judge.key_variable=null for a server without keys",
         )
     return key

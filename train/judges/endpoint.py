@@ -167,7 +167,7 @@ class Endpoint:
         if status in (401, 403):
             raise JudgeError(
                 f"the judge's endpoint {self.config.base_url} refuses the key (HTTP {status}: {words})",
-                f"a valid key in {self.config.api_key_variable or 'eval.judge.api_key_variable'}",
+                f"a valid key in {self.config.key_variable or 'eval.judge.key_variable'}",
                 "judgements made so far are kept",
             )
         if status == 404:
