@@ -70,7 +70,6 @@ def test_an_adaptive_sweep_survives_kill_9_and_asks_nothing_twice(tmp_path):
     found = proposals(tmp_path)
     assert found[: len(before)] == before
     assert [batch["number"] for batch in found] == list(range(1, len(found) + 1))
-    assert "8 of at most 8 runs asked; the budget of 8 runs is spent" in "".join(texts)
     assert len(list(tmp_path.glob(".runs/*/record.json"))) == 9  # and the base model
     assert_no_attempt_after_the_record(tmp_path)
     assert (tmp_path / "wit_5x5" / "report" / "report.html").exists()
