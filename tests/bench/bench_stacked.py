@@ -2,19 +2,21 @@
 
     python tests/bench/bench_stacked.py
 
-One thread, process time of a step and cell, the ways interleaved round by round, the fastest round of each; a
-0.1 M-parameter Llama with LoRA adapters, 12 cells. First the gate: every cell of the stack must end where it ends
-alone, to a millionth of the way. Writes results/stacked.json and exits with 1 where a promise is broken: 5x Trainer +
-PEFT at 32 tokens a step, 1.8x at 256. Where a step is bound by arithmetic there is nothing to gain, and the last
-situation shows it.
+One thread, process time of a step and cell, the ways interleaved round by round; the ratio is the median of the
+rounds', beside the least and the largest. A 0.1 M-parameter Llama with LoRA adapters, 12 cells. First the gate: in
+float64 a cell of the stack must end where it ends alone, to 1e-10 of the way (in float32 the distance is shown).
+Writes results/stacked.json and exits with 1 where a promise is broken: 5x Trainer + PEFT at 32 tokens a step, 1.8x at
+256. Where a step is bound by arithmetic there is nothing to gain, and the last situation shows it.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 import time
@@ -25,7 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1")
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    TRL_EXPERIMENTAL_SILENCE="1",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+)
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -41,47 +48,57 @@ from train.tokens import TokenSplit
 from train.tracking import NullTracker
 
 CPU = torch.device("cpu")
-NUM_CELLS, STEPS, RANK, VOCABULARY = 12, 24, 8, 256
-SITUATIONS = {  # width, layers, tokens of a row, rows of a step, promised ratio to Trainer + PEFT
-    "32 tokens a step": (64, 2, 32, 1, 5.0),
-    "256 tokens a step": (64, 2, 64, 4, 1.8),
-    "512 tokens a step, 0.9 M parameters": (128, 4, 64, 8, None),
+NUM_CELLS, RANK, VOCABULARY = 12, 8, 256
+GATE_CELLS, GATE_STEPS, GATE = 3, 24, 1e-10
+SITUATIONS = {  # width, layers, tokens of a row, rows of a step, steps, promised ratio to Trainer + PEFT
+    "32 tokens a step": (64, 2, 32, 1, 96, 5.0),
+    "256 tokens a step": (64, 2, 64, 4, 96, 1.8),
+    "512 tokens a step, 0.9 M parameters": (128, 4, 64, 8, 24, None),
 }
 
 
 def main() -> int:
     """Measure, write, judge."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     results, kept = {}, True
-    for name, (width, layers, length, rows, promised) in SITUATIONS.items():
-        split, configs = rows_of(length), cells(rows)
-        gate = largest_distance(width, layers, split, configs[:3])
+    for name, (width, layers, length, rows, steps, promised) in SITUATIONS.items():
+        split, configs = rows_of(length), cells(rows, steps)
+        distances = {
+            str(dtype).removeprefix("torch."): largest_distance(
+                width, layers, split, cells(rows, GATE_STEPS)[:GATE_CELLS], dtype
+            )
+            for dtype in (torch.float64, torch.float32)
+        }
         ways = {
             "stack": partial(stack_seconds, width, layers, split, configs),
             "alone": partial(alone_seconds, width, layers, split, configs[0]),
             "trainer_peft": partial(trainer_seconds, width, layers, split, configs[0]),
             "trl": partial(trl_seconds, width, layers, split, configs[0]),
         }
-        if promised is None:  # shows where there is nothing to gain; the slowest way would say no more
-            del ways["trl"]
-        seconds = fastest(ways, arguments.rounds)
-        ratios = {way: seconds[way] / seconds["stack"] for way in ways if way != "stack"}
+        seconds = by_round(ways, arguments.rounds if promised else max(1, arguments.rounds // 2))
+        ratios = {way: over(seconds[way], seconds["stack"]) for way in ways if way != "stack"}
         results[name] = {
-            "milliseconds_per_step_and_cell": {way: 1e3 * value for way, value in seconds.items()},
+            "steps": steps,
+            "milliseconds_per_step_and_cell": {
+                way: [round(1e3 * value, 4) for value in values] for way, values in seconds.items()
+            },
             "ratio_over_stack": ratios,
             "promised_ratio_trainer_peft": promised,
-            "largest_distance_to_alone": gate,
+            "largest_distance_to_alone": distances,
         }
-        kept &= gate <= 1e-6 and (promised is None or ratios["trainer_peft"] >= promised)
-        shown = ", ".join(f"{way} {ratio:.2f}x" for way, ratio in ratios.items())
-        print(f"{name}: {1e3 * seconds['stack']:.2f} ms in the stack; {shown}; apart {gate:.0e}", flush=True)
+        kept &= distances["float64"] <= GATE
+        kept &= promised is None or ratios["trainer_peft"]["median"] >= promised
+        shown = ", ".join(f"{way} {ratio['median']:.2f}x" for way, ratio in ratios.items())
+        least = 1e3 * min(seconds["stack"])
+        print(f"{name}: {least:.2f} ms in the stack; {shown}; apart {distances['float64']:.0e}", flush=True)
     about = {
         "cells": NUM_CELLS,
         "lora_rank": RANK,
+        "gate": {"cells": GATE_CELLS, "steps": GATE_STEPS, "largest_distance_in_float64": GATE},
         "situations": results,
         "machine": {"processor": platform.machine(), "threads": 1, "torch": torch.__version__},
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,18 +108,25 @@ def main() -> int:
     return 0 if kept else 1
 
 
-def fastest(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Seconds of a step and cell by way: warm once, then in turn."""
+def by_round(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of a step and cell by way, one for each round: warm once, then in turn."""
     found: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 1):
         for way, measure in ways.items():
-            seconds = measure()
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # the trainers chat
+                seconds = measure()
             if number:
                 found[way].append(seconds)
-    return {way: min(values) for way, values in found.items()}
+    return found
 
 
-def cells(rows: int) -> list[RunConfig]:
+def over(theirs: list[float], ours: list[float]) -> dict[str, float]:
+    """Of the rounds' ratios."""
+    ratios = [them / us for them, us in zip(theirs, ours, strict=True)]
+    return {"median": statistics.median(ratios), "least": min(ratios), "largest": max(ratios)}
+
+
+def cells(rows: int, steps: int) -> list[RunConfig]:
     """Rays from (0, 1) to (1, 1)."""
     return [
         run_config(
@@ -110,7 +134,7 @@ def cells(rows: int) -> list[RunConfig]:
             1.0,
             batch_size=rows,
             epochs=1000.0,
-            max_steps=STEPS,
+            max_steps=steps,
             method="lora",
             lora_rank=RANK,
             lora_alpha=2 * RANK,
@@ -176,13 +200,15 @@ def train_alone(model: Any, split: TokenSplit, config: RunConfig) -> None:
         )
 
 
-def largest_distance(width: int, layers: int, split: TokenSplit, configs: list[RunConfig]) -> float:
+def largest_distance(
+    width: int, layers: int, split: TokenSplit, configs: list[RunConfig], dtype: torch.dtype
+) -> float:
     """Between a cell of the stack and the run alone, over the way both went."""
-    start = trainable_parameters(adapted(width, layers, configs[0]))
-    together = train_in_stack(adapted(width, layers, configs[0]), split, configs)
+    start = trainable_parameters(adapted(width, layers, configs[0]).to(dtype))
+    together = train_in_stack(adapted(width, layers, configs[0]).to(dtype), split, configs)
     distances = []
     for config, cell in zip(configs, together, strict=True):
-        model = adapted(width, layers, config)
+        model = adapted(width, layers, config).to(dtype)
         train_alone(model, split, config)
         end = trainable_parameters(model)
         gap = sum(float((end[name] - cell.parameters[name]).detach().norm() ** 2) for name in start) ** 0.5
@@ -195,14 +221,14 @@ def stack_seconds(width: int, layers: int, split: TokenSplit, configs: list[RunC
     model = adapted(width, layers, configs[0])
     started = time.process_time()
     train_in_stack(model, split, configs)
-    return (time.process_time() - started) / STEPS / len(configs)
+    return (time.process_time() - started) / configs[0].train.max_steps / len(configs)
 
 
 def alone_seconds(width: int, layers: int, split: TokenSplit, config: RunConfig) -> float:
     model = adapted(width, layers, config)
     started = time.process_time()
     train_alone(model, split, config)
-    return (time.process_time() - started) / STEPS
+    return (time.process_time() - started) / config.train.max_steps
 
 
 def _examples(split: TokenSplit) -> list[dict[str, list[int]]]:
@@ -243,7 +269,7 @@ def trainer_seconds(width: int, layers: int, split: TokenSplit, config: RunConfi
         )
         started = time.process_time()
         trainer.train()
-        return (time.process_time() - started) / STEPS
+        return (time.process_time() - started) / config.train.max_steps
 
 
 def trl_seconds(width: int, layers: int, split: TokenSplit, config: RunConfig) -> float:
@@ -265,13 +291,13 @@ def trl_seconds(width: int, layers: int, split: TokenSplit, config: RunConfig) -
         )
         started = time.process_time()
         trainer.train()
-        return (time.process_time() - started) / STEPS
+        return (time.process_time() - started) / config.train.max_steps
 
 
 def _arguments(config: RunConfig) -> dict[str, Any]:
     return {
         "per_device_train_batch_size": config.train.batch_size,
-        "max_steps": STEPS,
+        "max_steps": config.train.max_steps,
         "learning_rate": config.train.learning_rate,
         "weight_decay": config.train.weight_decay,
         "lr_scheduler_type": "cosine",
