@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy
 import torch
+from tiny import run_config
 from torch import Tensor, nn
 
+from train.model import add_adapters
 from train.spans import Role
 from train.tokens import TokenSplit
 
@@ -46,7 +48,12 @@ def rows_like_lima(num_rows: int, vocabulary: int, longest: int) -> TokenSplit:
     """Rows of log-normal lengths: many short ones, a few that are cut."""
     generator = numpy.random.default_rng(0)
     lengths = numpy.clip(generator.lognormal(5.9, 0.9, num_rows), 8, longest).astype(int)
-    prompts = numpy.maximum(2, lengths // 4)
+    return rows_of_lengths(lengths, vocabulary, generator)
+
+
+def rows_of_lengths(lengths: Any, vocabulary: int, generator: numpy.random.Generator) -> TokenSplit:
+    """Random rows, the first quarter of each a prompt."""
+    num_rows, prompts = len(lengths), numpy.maximum(2, lengths // 4)
     roles = [
         [Role.PROMPT] * prompt + [Role.RESPONSE] * (length - prompt)
         for length, prompt in zip(lengths, prompts, strict=True)
@@ -87,14 +94,18 @@ def trl_head(hidden: Tensor, output: Tensor, targets: Tensor) -> Callable[[], No
     return work
 
 
-def hf_trainer(shape: str, device: torch.device) -> float:
-    """Real tokens a second of transformers' Trainer, padded, 4 rows at a time, 64 a step."""
+def hf_trainer(shape: str, device: torch.device, *, is_lora: bool = False) -> float:
+    """Real tokens a second of transformers' Trainer, padded, 4 rows at a time, 64 a step; adapters are PEFT's."""
     from transformers import Trainer, TrainingArguments
 
     rows, collate = others_rows(shape, device)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(**others_settings(folder, device), remove_unused_columns=False)
-        trainer = Trainer(model_of(shape, device), arguments, collate, rows)
+        model = model_of(shape, device)
+        if is_lora:
+            recipe = run_config(method="lora", lora_rank=16, lora_alpha=32).train
+            model = add_adapters(model.to(torch.bfloat16), recipe, 0)
+        trainer = Trainer(model, arguments, collate, rows)
         return others_rate(trainer, rows)
 
 

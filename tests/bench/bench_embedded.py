@@ -1,0 +1,217 @@
+"""The embedded experiment from the command line to the last number: our sweep, and TRL with a process for each cell.
+
+    python tests/bench/bench_embedded.py plane [--fresh] [--how WORDS]      13 rays, one seed
+    python tests/bench/bench_embedded.py question [--fresh] [--how WORDS]   24 cells, three seeds
+
+Each call measures one round, every way once, the first one in turn, and adds it to results/embedded_plane.json or
+embedded_question.json; --fresh begins a new file. Ours is `python -m sweep +grid=wit_5x5`: 13 runs and the base model,
+or 39, 2 checks and the base model, and the report; where main knows train.plane, also with train.plane=off. Theirs is
+trl_cell.py, whose first lines say what it doesn't do, padded or packed, whichever a first cell shows to be faster:
+
+plane     a process for each of 13 cells, two at once; and 13 cells looped in two processes, one for each core
+question  Hydra's multirun with hydra-submitit-launcher's local launcher, a process for each of 72 cells. A random
+          product of 6 is measured each round (the launcher starts all at once: 72 would not fit in memory); a sweep of
+          one cell that does nothing is what a start costs, and the rest is taken as proportional to cells.
+
+Wall and CPU, process starts included, CPU to the last descendant's end. Exits with 1 where a promise is broken: the
+plane 5 times faster than a process for each cell, the question 8 times in wall and CPU.
+"""
+
+import argparse
+import dataclasses
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
+
+from costs import (  # noqa: E402
+    PROJECT,
+    RESULTS,
+    Cost,
+    become_parent_of_orphans,
+    cost_of,
+    estimate,
+    install,
+    machine,
+    write_result,
+)
+from embedded_data import write_embedded  # noqa: E402
+
+from sweep.arguments import parse_arguments  # noqa: E402
+from sweep.compose import compose_sweep  # noqa: E402
+from train.config import RecipeConfig  # noqa: E402
+from train.files import read_json  # noqa: E402
+
+LAUNCHER = "hydra-submitit-launcher==1.2.0"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+RAYS, CELLS, SAMPLE = 13, 72, 6
+PROMISED = {"plane": ("trl_processes", 5.0), "question": ("trl_hydra", 8.0)}
+
+
+def main() -> int:
+    """One round more, and the verdict over all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=list(PROMISED))
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--how", default="")
+    arguments = parser.parse_args()
+    become_parent_of_orphans()
+    name = f"embedded_{arguments.what}"
+    before: dict[str, Any] = {} if arguments.fresh else read_json(RESULTS / f"{name}.json") or {}
+    rounds = before.get("rounds", [])
+    with tempfile.TemporaryDirectory() as folder:
+        rounds.append(one_round(arguments.what, Path(folder), before, len(rounds)))
+    result = summary(arguments.what, rounds) | {"machine": machine(arguments.how)}
+    path = write_result(name, result)
+    print(json.dumps({key: result[key] for key in ("over_ours", "kept")}, indent=1), f"\nwrote {path}")
+    return 0 if result["kept"] else 1
+
+
+def one_round(what: str, folder: Path, before: dict[str, Any], number: int) -> dict[str, Any]:
+    """Every way once, another one first each time."""
+    data = write_embedded(
+        folder / "data", compose_sweep(parse_arguments(["+grid=wit_5x5"])).configs[0].dataset
+    )
+    trials = before["rounds"][0]["trials"] if before.get("rounds") else trials_of(data)
+    rows = min(trials, key=lambda key: trials[key]["cpu_s"])
+    ours = {"ours": ()} | ({"ours_plane_off": ("train.plane=off",)} if has_planes() else {})
+    ways: dict[str, Any] = {
+        name: lambda name=name, words=words: our_sweep(what, folder / name, words)
+        for name, words in ours.items()
+    }
+    if what == "plane":
+        ways |= {
+            "trl_processes": lambda: trl_processes(data, rows),
+            "trl_loops": lambda: trl_loops(data, rows),
+        }
+    else:
+        ways["trl_hydra"] = lambda: trl_hydra(folder, data, rows, number)
+    names = list(ways)
+    found: dict[str, Any] = {}
+    for name in names[number % len(names) :] + names[: number % len(names)]:
+        found[name] = ways[name]()
+        print(name, json.dumps(found[name]), flush=True)
+    return {"trials": trials, "trl_rows": rows, **found}
+
+
+def has_planes() -> bool:
+    """Whether workers of this checkout can train planes."""
+    return any(field.name == "plane" for field in dataclasses.fields(RecipeConfig))
+
+
+def rounded(cost: Cost) -> dict[str, float]:
+    return {"wall_s": round(cost.wall_s, 2), "cpu_s": round(cost.cpu_s, 2)}
+
+
+def our_sweep(what: str, root: Path, words: tuple[str, ...]) -> dict[str, Any]:
+    """The command, on an empty root; all its records must be there."""
+    question = ["grid.seeds=[0]", "grid.scale_checks=0"] if what == "plane" else []
+    command = [sys.executable, "-m", "sweep", "+grid=wit_5x5", *question, f"root={root}", *words]
+    cost = cost_of(command, environment=ONE_THREAD)
+    records = [read_json(path) or {} for path in root.glob(".runs/*/record.json")]
+    finished = [record for record in records if record["outcome"] == "finished"]
+    expected = RAYS + 1 if what == "plane" else 3 * RAYS + 3
+    if len(finished) != expected:
+        raise RuntimeError(f"{len(finished)} runs finished, not {expected}")
+    best = max(record["metrics"]["validation_exact_answer"] for record in finished)
+    return rounded(cost) | {"runs": len(finished), "best_validation_exact_answer": best}
+
+
+def trials_of(data: Path) -> dict[str, Any]:
+    """One cell with padded rows and one with packed ones."""
+    found = {}
+    for rows in ("padded", "packed"):
+        cost = cost_of([sys.executable, HERE / "trl_cell.py", data, rows, "0"], environment=ONE_THREAD)
+        found[rows] = rounded(cost) | results_of(data, 1)[0]
+    return found
+
+
+def results_of(data: Path, number: int) -> list[dict[str, float]]:
+    """What so many cells wrote; taken away, so that no later count sees them."""
+    paths = sorted((data / "cells").glob("*.json"))
+    if len(paths) != number:
+        raise RuntimeError(f"{len(paths)} cells of {number} have a result")
+    found = [json.loads(path.read_text()) for path in paths]
+    for path in paths:
+        path.unlink()
+    return found
+
+
+def exact_answers(data: Path, number: int) -> dict[str, Any]:
+    values = [result["validation_exact_answer"] for result in results_of(data, number)]
+    return {"cells": number, "best_validation_exact_answer": max(values)}
+
+
+def trl_processes(data: Path, rows: str) -> dict[str, Any]:
+    """A process for each cell, as a shell's loop with two at once starts them."""
+    each = f"{sys.executable} {HERE / 'trl_cell.py'} {data} {rows}"
+    cost = cost_of(["sh", "-c", f"yes 0 | head -n {RAYS} | xargs -P 2 -n 1 {each}"], environment=ONE_THREAD)
+    return rounded(cost) | exact_answers(data, RAYS)
+
+
+def trl_loops(data: Path, rows: str) -> dict[str, Any]:
+    """Two processes with half of the cells each."""
+    first = RAYS // 2
+    each = [
+        f"{sys.executable} {HERE / 'trl_cell.py'} {data} {rows} {' '.join('0' * number)}"
+        for number in (first, RAYS - first)
+    ]
+    cost = cost_of(["sh", "-c", f"{each[0]} & {each[1]} && wait $!"], environment=ONE_THREAD)
+    return rounded(cost) | exact_answers(data, RAYS)
+
+
+def trl_hydra(folder: Path, data: Path, rows: str, number: int) -> dict[str, Any]:
+    """A random product of weights and seeds under Hydra, what a start costs, and all cells from both."""
+    peers = install(folder / "peers", LAUNCHER)
+    environment = {**ONE_THREAD, "PYTHONPATH": f"{PROJECT}:{HERE}:{peers}"}
+    nothing = folder / "nothing"
+    nothing.mkdir()
+    start = cost_of(
+        [sys.executable, "-m", "noop.by_hydra", nothing, "1"], cwd=nothing, environment=environment
+    )
+    draw = random.Random(number)
+    weights = draw.sample((0.0, 0.25, 0.5, 0.75, 1.0), 2)
+    axes = [f"prompt_weight={weights[0]},{weights[1]}", f"response_weight={draw.choice((0.25, 0.5, 1.0))}"]
+    command = [sys.executable, HERE / "trl_cell.py", data, rows, "-m", "hydra/launcher=submitit_local"]
+    command += [f"hydra.sweep.dir={folder}/multirun", *axes, "seed=0,1,2"]
+    measured = cost_of(command, cwd=folder, environment=environment)
+    return {
+        "start": rounded(start),
+        "measured": rounded(measured) | exact_answers(data, SAMPLE) | {"axes": axes},
+        **{
+            key: round(first + (some - first) * CELLS / SAMPLE, 1)
+            for key, first, some in (
+                ("wall_s", start.wall_s, measured.wall_s),
+                ("cpu_s", start.cpu_s, measured.cpu_s),
+            )
+        },
+    }
+
+
+def summary(what: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every round, the ratios to ours, the verdict."""
+    others = [name for name in rounds[0] if name not in ("ours", "trials", "trl_rows")]
+    over = {
+        name: {
+            key.removesuffix("_s"): estimate([each[name][key] / each["ours"][key] for each in rounds])
+            for key in ("wall_s", "cpu_s")
+        }
+        for name in others
+    }
+    peer, promised = PROMISED[what]
+    keys = ("wall",) if what == "plane" else ("wall", "cpu")
+    return {
+        "rounds": rounds,
+        "over_ours": over,
+        "promised": {f"{peer}.{key}": promised for key in keys},
+        "kept": all(over[peer][key]["mean"] >= promised for key in keys),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
