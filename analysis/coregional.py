@@ -164,11 +164,19 @@ def covariance_of(means: PlaceMeans, setting: JointSetting, T_PP: Floats) -> Flo
     )
 
 
-def _assembled(means: PlaceMeans, kernel_LL: Floats, T_PP: Floats, run: float) -> Floats:
+def _assembled(
+    means: PlaceMeans, kernel_LL: Floats, T_PP: Floats, run: float, room_2NN: Floats | None = None
+) -> Floats:
+    """room_2NN: memory to work in, the answer is its first half. Asked of the system anew it costs as much again."""
     planes, at = means.plane_N, means.place_N
-    level = MEAN_VARIANCE * np.eye(len(T_PP))
-    result = T_PP[planes][:, planes] * kernel_LL[at][:, at]
-    result += level[planes][:, planes]
+    result, other = np.empty((2, len(planes), len(planes))) if room_2NN is None else room_2NN
+
+    def spread(matrix: Floats, over_N: NDArray[np.int_], out: Floats) -> Floats:
+        return np.take(matrix[:, over_N], over_N, axis=0, out=out, mode="clip")
+
+    spread(T_PP, planes, result)
+    result *= spread(kernel_LL, at, other)
+    result += spread(MEAN_VARIANCE * np.eye(len(T_PP)), planes, other)
     result[np.diag_indices_from(result)] += means.known_N + run**2 * means.unknown_N + _JITTER
     return result
 
@@ -181,15 +189,16 @@ def shares_of(z_HD: Floats) -> Floats:
 def joint_log_likelihood(model: str, z_HD: Floats, means: PlaceMeans, priors: Priors) -> Floats:
     hyper = hyper_parameters(model, z_HD, priors, False)
     shares_H4 = shares_of(z_HD)
-    result = np.empty(len(z_HD))
+    result, room_2NN = np.empty(len(z_HD)), np.empty((2, means.mean_N.size, means.mean_N.size))
     for start in range(0, len(z_HD), 32):
         part = slice(start, start + 32)
         kernels = kernel(model, {name: value[part] for name, value in hyper.items()}, means.between_LL)
         for offset, kernel_LL in enumerate(kernels):
             h = start + offset
             run = float(hyper["run"][h])
-            covariance = _assembled(means, kernel_LL, similarity(means, shares_H4[h]), run)
-            root = linalg.cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+            covariance = _assembled(means, kernel_LL, similarity(means, shares_H4[h]), run, room_2NN)
+            # transposed: LAPACK's order, so that nothing is copied
+            root = linalg.cholesky(covariance.T, lower=True, overwrite_a=True, check_finite=False)
             solved = linalg.solve_triangular(root, means.mean_N, lower=True, check_finite=False)
             result[h] = -0.5 * solved @ solved - np.log(np.diag(root)).sum() + _spread_term(means, run)
     return result

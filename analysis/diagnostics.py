@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from analysis.invariance import EVIDENCE, MAX_CARTESIAN, Invariance
+from analysis.invariance import ALWAYS, EVIDENCE, MAX_CARTESIAN, NEVER, Invariance
 from analysis.kernels import Floats, Priors
 from analysis.landscape import Landscape
 from analysis.noise import Noise, best_set, dunnett_least_p
@@ -125,6 +125,17 @@ def _scale(found: Invariance, unit: str) -> list[Diagnostic]:
                 stop,
             )
         )
+    if found.clipped is not None:
+        result.append(
+            Diagnostic(
+                "steps whose gradient was clipped",
+                f"{found.clipped[0]:.1%} to {found.clipped[1]:.1%} of a run's",
+                f"at most {NEVER:.0%} of every run's, or at least {ALWAYS:.0%}",
+                found.is_partly_clipped,
+                "The clip makes the weights' common scale a step size: a surface of the ratio alone is left out, "
+                "and no rays are merged. train.clip_norm=null gives the invariance back.",
+            )
+        )
     if found.num_checks:
         result.append(
             Diagnostic(
@@ -164,7 +175,13 @@ def _sensitivity(landscape: Landscape, conventional: int) -> Diagnostic:
         rows[0] = int(np.argsort(landscape.optimum.mean_Q)[-2])  # the runner-up
     found = {}
     for name, priors in others.items():
-        quick = fit_surface(landscape.posterior.points, priors, landscape.posterior.seed, effort=QUICK)
+        quick = fit_surface(
+            landscape.posterior.points,
+            priors,
+            landscape.posterior.seed,
+            models=tuple(landscape.posterior.model_weights),
+            effort=QUICK,
+        )
         draws = quick.draws(landscape.prompt_Q[rows], landscape.response_Q[rows], 1024)
         found[name] = difference(draws, 0, 1, landscape.scale.epsilon_points).positive
     reference = found.pop("as it is")

@@ -180,7 +180,7 @@ def write_cell(
     faint: bool = False,
 ) -> None:
     """Text in a cell over its own colour, so that ray lines stop short of it."""
-    axes.text(
+    written = axes.text(
         cell[1],
         cell[0],
         text,
@@ -193,6 +193,9 @@ def write_cell(
         fontweight="bold" if bold else "normal",
         bbox={"facecolor": background, "edgecolor": "none", "pad": 1.2},
     )
+    written.set_in_layout(
+        False
+    )  # it lies within the axes: the layout needn't measure it, twice for each figure
 
 
 def ink_on(background: object) -> str:

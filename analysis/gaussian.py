@@ -38,6 +38,7 @@ from scipy import linalg
 from analysis.kernels import Distances, Floats, Places, Priors, distances, hyper_parameters, kernel, places
 
 MEAN_VARIANCE = 30.0**2  # of the free mean around the average score, points squared
+_BLOCK = 40_000  # numbers in the covariances of the settings that are solved together
 _JITTER = 1e-6  # points squared; also breaks exact ties of draws at random
 
 
@@ -137,6 +138,25 @@ def grouped(points: Points, max_places: int) -> Grouped:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Places to predict at: the same for every setting, so their distances are found once."""
+
+    within_QQ: Distances
+    from_runs_LQ: Distances
+
+    @property
+    def number(self) -> int:
+        """Q."""
+        return len(self.within_QQ.angle)
+
+
+def asked_of(data: Grouped, prompt_weights: ArrayLike, response_weights: ArrayLike) -> Asked:
+    """Pairs of weights, and where they lie beside the runs' places."""
+    asked = places(prompt_weights, response_weights)
+    return Asked(distances(asked, asked), distances(data.places_L, asked))
+
+
+@dataclass(frozen=True, slots=True)
 class Solved:
     """A batch of H settings, factorised. Shapes with X = L + T: root_G (H, X, X), root_M, solved_t (H, X)."""
 
@@ -155,9 +175,18 @@ class Solved:
 
 
 def log_likelihood(model: str, z_HD: Floats, data: Grouped, priors: Priors) -> Floats:
-    """log p(y) at standard-normal coordinates of a model's hyper-parameters, shape (H,)."""
+    """log p(y) at standard-normal coordinates of a model's hyper-parameters, shape (H,).
+
+    In blocks: a block's covariances stay in the cache, and memory is not asked of the system again and again.
+    """
     hyper = hyper_parameters(model, z_HD, priors, data.num_seeds > 0)
-    return solve(model, hyper, data).log_likelihood(data)
+    width = data.places_L.prompt.size + data.num_seeds
+    block = max(1, _BLOCK // width**2)
+    found = []
+    for start in range(0, len(z_HD), block):
+        part = {name: value_H[start : start + block] for name, value_H in hyper.items()}
+        found.append(solve(model, part, data).log_likelihood(data))
+    return np.concatenate(found)
 
 
 def solve(model: str, hyper: Mapping[str, Floats], data: Grouped) -> Solved:
@@ -217,11 +246,11 @@ class Setting:
     share: float
     solved: Solved  # H = 1
 
-    def predict(self, data: Grouped, asked: Places) -> tuple[Floats, Floats]:
+    def predict(self, asked: Asked) -> tuple[Floats, Floats]:
         """Mean (Q,) around the centre, and covariance (Q, Q)."""
-        prior_QQ = kernel(self.model, self.hyper, distances(asked, asked))[0] + MEAN_VARIANCE
-        num_places = data.places_L.prompt.size
-        crossed = kernel(self.model, self.hyper, distances(data.places_L, asked))[0] + MEAN_VARIANCE
+        prior_QQ = kernel(self.model, self.hyper, asked.within_QQ)[0] + MEAN_VARIANCE
+        crossed = kernel(self.model, self.hyper, asked.from_runs_LQ)[0] + MEAN_VARIANCE
+        num_places = len(crossed)
         root_G, root_M = self.solved.root_G[0], self.solved.root_M[0]
         v_XQ = np.zeros((len(root_G), crossed.shape[1]))
         v_XQ[:num_places] = _solve_lower(root_G[:num_places, :num_places], crossed)

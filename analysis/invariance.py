@@ -6,11 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from analysis.kernels import MODELS
 from analysis.landscape import Landscape
 from analysis.noise import Noise
 from analysis.plane import Plane
 
 MAX_CARTESIAN = 0.1  # P(both weights matter, not only their ratio) below which a whole plane may merge rays
+NEVER, ALWAYS = (
+    0.01,
+    0.99,
+)  # shares of clipped steps up to, and from, which a clip leaves the scale without effect
 EVIDENCE = 3.0  # Bayes factor for both weights over the ratio: "positive" (Kass and Raftery 1995)
 
 
@@ -25,6 +30,12 @@ class Invariance:
     largest_check: float  # largest difference between a scale check and its ray's run of the same seed
     check_limit: float  # what chance explains of the largest, at 1 %
     num_checks: int
+    clipped: tuple[float, float] | None = None  # least and largest share of a run's steps; None: no clip
+
+    @property
+    def is_partly_clipped(self) -> bool:
+        """Whether the weights' common scale decides how often a gradient is cut: then it is a step size."""
+        return is_partly_clipped(self.clipped)
 
     @property
     def is_broken(self) -> bool:
@@ -34,12 +45,25 @@ class Invariance:
         return differs or slopes or self.bayes_factor > EVIDENCE
 
 
-def invariance_of(plane: Plane, landscape: Landscape, noise: Noise) -> Invariance:
+def is_partly_clipped(clipped: tuple[float, float] | None) -> bool:
+    """Between never and always: a clip that binds for no step, or for all of all runs, knows no scale."""
+    return clipped is not None and clipped[1] > NEVER and clipped[0] < ALWAYS
+
+
+def models_for(clipped: tuple[float, float] | None) -> tuple[str, ...]:
+    """The surfaces that are possible: not that of the ratio alone, once a clip is known to let the scale in."""
+    return tuple(model for model in MODELS if model != "ray" or not is_partly_clipped(clipped))
+
+
+def invariance_of(
+    plane: Plane, landscape: Landscape, noise: Noise, clipped: tuple[float, float] | None = None
+) -> Invariance:
     """The report on scale invariance."""
     posterior, prior = landscape.posterior, landscape.scale.priors.model_weights
     weights = posterior.model_weights
-    along = weights["ray"] + weights["polar"]
-    odds = weights["cartesian"] / max(along, 1e-12) / (prior["cartesian"] / (prior["ray"] + prior["polar"]))
+    along = [model for model in ("ray", "polar") if model in weights]
+    odds = weights["cartesian"] / max(sum(weights[model] for model in along), 1e-12)
+    odds /= prior["cartesian"] / sum(prior[model] for model in along)
     slope, error = _slope(landscape, noise)
     runs = {(run.ray, run.seed): run.score for run in landscape.runs if not run.is_check}
     gaps = [
@@ -48,7 +72,8 @@ def invariance_of(plane: Plane, landscape: Landscape, noise: Noise) -> Invarianc
         if math.isfinite(check.score) and (check.ray, check.seed) in runs
     ]
     limit = float(stats.norm.ppf(1 - 0.005 / len(gaps))) * math.sqrt(2) * noise.run if gaps else math.nan
-    return Invariance(weights["cartesian"], odds, slope, error, max(gaps, default=math.nan), limit, len(gaps))
+    largest = max(gaps, default=math.nan)
+    return Invariance(weights["cartesian"], odds, slope, error, largest, limit, len(gaps), clipped)
 
 
 def _slope(landscape: Landscape, noise: Noise) -> tuple[float, float]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.gaussian import Points
-from analysis.kernels import Floats
+from analysis.kernels import MODELS, Floats
 from analysis.optimum import Difference, Optimum, difference, find_optimum
 from analysis.plane import Plane
 from analysis.screen import Screened, fit_screened
@@ -111,10 +111,12 @@ def make_landscape(
     conventional: int | None,
     variances: dict[tuple[int, int, bool], float] | None = None,
     seed: int = 0,
+    models: Sequence[str] = MODELS,
 ) -> Landscape | None:
     """The surface of one plane; None with fewer than two rays finished.
 
     variances: the known evaluation variance of a run by (ray, seed, is a check), metric's unit squared.
+    models: the surfaces that are averaged.
     """
     runs = runs_of(plane)
     if len({run.ray for run in runs}) < 2:
@@ -127,7 +129,7 @@ def make_landscape(
         [scale.factor**2 * known.get((run.ray, run.seed, run.is_check), 0.0) for run in runs],
         [run.seed for run in runs],
     )
-    screened = fit_screened(points, scale.priors, seed)
+    screened = fit_screened(points, scale.priors, seed, models=models)
     prompt_Q, response_Q, on_edge = decision_places(plane, runs)
     draws_KQ = screened.posterior.draws(prompt_Q, response_Q, NUM_DRAWS)
     optimum = find_optimum(draws_KQ, scale.epsilon_points)

@@ -40,7 +40,8 @@ pre { background: var(--box); border: 1px solid var(--line); border-radius: 4px;
   margin: .5rem 0; font: .82rem/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, monospace;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font: .9em ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
-@media (max-width: 40rem) { td:last-child:not(:first-child):not(.n) { min-width: 11rem; } }
+@media (max-width: 40rem) { td:not(.n):not(:first-child) { min-width: 8rem; }
+  td:last-child:not(:first-child):not(.n) { min-width: 11rem; } }
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --back: #fff; --box: #fff; --warn: #7a4600; }
   body { max-width: none; font-size: 10.5pt; padding: 0; } figure, tr, .warn { break-inside: avoid; }
   h2, h3 { break-after: avoid; } .scroll { overflow: visible; } }

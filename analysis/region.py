@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.invariance import Invariance, invariance_of
+from analysis.invariance import Invariance, invariance_of, models_for
 from analysis.landscape import Landscape, make_landscape, runs_of
 from analysis.noise import Noise, check_deviation, two_way_deviation
 from analysis.optimum import Difference
@@ -145,11 +145,13 @@ def best_region(
     plane: Plane,
     epsilon: float | None = None,
     variances: dict[tuple[int, int, bool], float] | None = None,
+    clipped: tuple[float, float] | None = None,
 ) -> Region:
     """The surface of the plane, its region and its noise.
 
     epsilon      what nobody would care about, metric's unit; None: by unit (see `analysis.units`).
     variances    known evaluation variances, see `make_landscape`.
+    clipped      least and largest share of clipped steps, of the plane's runs; None: no clip.
     Raises       ValueError for a metric without direction.
     """
     scores_YS = plane.scores_YS
@@ -160,7 +162,10 @@ def best_region(
     best = _best_ray(estimates, plane.metric.better)
     why_none = _why_none(estimates, best)
     conventional = plane.ray_at(*CONVENTIONAL)
-    landscape = None if why_none else make_landscape(plane, scale, conventional, variances)
+    # A clip and merged rays go together only where the loss itself knows no scale (objective.normalisation).
+    is_merged = any(len(ray.cells) > 1 for ray in plane.rays)
+    models = models_for(None if is_merged else clipped)
+    landscape = None if why_none else make_landscape(plane, scale, conventional, variances, models=models)
     noise = noise_of(plane, landscape, variances)
     if landscape is None:
         return Region(best, best, estimates, None, undecided_Y, spread, noise, None, None, why_none, "")
@@ -175,7 +180,7 @@ def best_region(
         spread,
         noise,
         landscape,
-        invariance_of(plane, landscape, noise),
+        invariance_of(plane, landscape, noise, clipped),
         "",
         METHOD,
     )

@@ -5,7 +5,7 @@ test is only ever read at cells that validation picked.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ from analysis.table import Group, Table, choose_metric
 from sweep.spec import Status
 from train.metrics import Metric, ordered
 from train.metrics import metric as metric_of
+from train.record import CLIPPED, RunRecord
 
 INSTRUCTION_MODELLING = (1.0, 1.0)
 EXPLORATORY = "exploratory: not confirmed with fresh seeds"
@@ -137,21 +138,22 @@ def _study(
         key: table.record_by_fingerprint[key] for key in fingerprints if key in table.record_by_fingerprint
     }
     reported = {metric for record in records.values() for metric in record.metrics} | {name}
+    trained = fingerprints - ({base.fingerprint} if base is not None else set())
     names = [name, *(other for other in ordered(reported) if other != name)]
     planes = {metric: make_plane(table, group, metric_of(metric)) for metric in names}
     chosen, test = planes[name], planes.get(name.replace("validation_", "test_"))
     items = evaluated(table, group, chosen, read_items)
-    region = best_region(chosen, config.epsilon, dict(items.variances))
+    clipped = _clipped([records[key] for key in records if key in trained])
+    region = best_region(chosen, config.epsilon, dict(items.variances), clipped)
     pooled = region.invariance
     if pooled is not None and pooled.is_broken and any(len(ray.cells) > 1 for ray in chosen.rays):
         planes = {metric: unpooled(plane) for metric, plane in planes.items()}
         chosen, test = planes[name], planes.get(name.replace("validation_", "test_"))
         items = evaluated(table, group, chosen, read_items)
-        region = best_region(chosen, config.epsilon, dict(items.variances))
+        region = best_region(chosen, config.epsilon, dict(items.variances), clipped)
     else:
         pooled = None
     test_spread = seed_spread(test.scores_YS) if test is not None else None
-    trained = fingerprints - ({base.fingerprint} if base is not None else set())
     return Study(
         planes=planes,
         chosen=chosen,
@@ -176,6 +178,14 @@ def _study(
         absent=table.absent(group),
         num_silent=sum(key in records and name not in records[key].metrics for key in trained),
     )
+
+
+def _clipped(records: Sequence[RunRecord]) -> tuple[float, float] | None:
+    """Least and largest share of clipped steps; None where no run was trained with a clip, or says so."""
+    found = [
+        one.counts[CLIPPED] / one.num_steps for one in records if CLIPPED in one.counts and one.num_steps
+    ]
+    return (min(found), max(found)) if found else None
 
 
 def _confirmed(confirming: Table, group: Group, metric: Metric, region: Region) -> tuple[ConfirmedGain, ...]:

@@ -23,7 +23,7 @@
       noise                           {evaluation, seed, seed_degrees_of_freedom, check, num_checks, inferred,
                                       inferred_low, inferred_high, run}: standard deviations of one run
       scale_invariance                {is_broken, cartesian, bayes_factor, slope, slope_error, largest_check,
-                                      check_limit, num_checks}
+                                      check_limit, num_checks, clipped: [least, largest] share of steps}
       diagnostics                     [{name, value, threshold, alarm, action}]
       pooled_seed_standard_deviation, pooled_difference_standard_deviation, *_degrees_of_freedom
       base, conventional, instruction_modelling    their scores; `base` has a score only

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from analysis.gaussian import Grouped, Points, Setting, grouped, root_of, solve
-from analysis.kernels import AVERAGE, MODELS, Floats, Priors, hyper_names, hyper_parameters, places
+from analysis.gaussian import Grouped, Points, Setting, asked_of, grouped, root_of, solve
+from analysis.kernels import AVERAGE, MODELS, Floats, Priors, hyper_names, hyper_parameters
 from analysis.sampling import Sample, effective_sample_size, posterior_weights
 
 ENOUGH = 50  # effective sample size
@@ -70,20 +70,20 @@ class Posterior:
         K is num_draws, rounded for each setting. A stratum without runs (r = 0 or p = 0) comes out as wide as
         its prior: ask only for places whose strata have runs.
         """
-        asked = places(prompt_weights, response_weights)
+        asked = asked_of(self.data, prompt_weights, response_weights)
         generator = np.random.default_rng([self.seed, 1])
         found = []
         for setting in self.settings:
-            mean_Q, covariance_QQ = setting.predict(self.data, asked)
+            mean_Q, covariance_QQ = setting.predict(asked)
             normal_KQ = generator.standard_normal((max(1, round(num_draws * setting.share)), mean_Q.size))
             found.append(mean_Q + normal_KQ @ root_of(covariance_QQ).T)
         return np.concatenate(found) + self.data.centre
 
     def moments(self, prompt_weights: ArrayLike, response_weights: ArrayLike) -> tuple[Floats, Floats]:
         """Mean (Q,) and covariance (Q, Q) over draws and settings, without Monte Carlo error of draws."""
-        asked = places(prompt_weights, response_weights)
-        parts = [(s.share, *s.predict(self.data, asked)) for s in self.settings]
-        mean_Q = sum((share * mean for share, mean, _ in parts), np.zeros(asked.prompt.size))
+        asked = asked_of(self.data, prompt_weights, response_weights)
+        parts = [(s.share, *s.predict(asked)) for s in self.settings]
+        mean_Q = sum((share * mean for share, mean, _ in parts), np.zeros(asked.number))
         covariance_QQ = sum(
             (share * (cov + np.outer(m - mean_Q, m - mean_Q)) for share, m, cov in parts),
             np.zeros((mean_Q.size, mean_Q.size)),

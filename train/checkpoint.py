@@ -30,6 +30,7 @@ class Progress:
     final_train_loss: float | None
     num_train_tokens: int = 0
     num_empty_steps: int = 0  # without a counted target: zero loss, nothing learned
+    num_clipped_steps: int = 0  # whose gradient was longer than clip_norm
     how: Mapping[str, Any] = field(default_factory=dict)  # what train.engine decided; not stored
 
 
@@ -42,6 +43,7 @@ def progress_to_dict(progress: Progress, fingerprint: str) -> dict[str, Any]:
         "final_train_loss": progress.final_train_loss,
         "num_train_tokens": progress.num_train_tokens,
         "num_empty_steps": progress.num_empty_steps,
+        "num_clipped_steps": progress.num_clipped_steps,
     }
 
 
@@ -53,6 +55,7 @@ def progress_from_dict(values: Mapping[str, Any]) -> Progress:
         values["final_train_loss"],
         values["num_train_tokens"],
         values.get("num_empty_steps", 0),
+        values.get("num_clipped_steps", 0),
     )
 
 

@@ -102,6 +102,7 @@ def after(progress: Progress, result: StepResult, training_s: float) -> Progress
         final_train_loss=result.loss,
         num_train_tokens=progress.num_train_tokens + result.num_tokens,
         num_empty_steps=progress.num_empty_steps + (result.num_targets == 0),
+        num_clipped_steps=progress.num_clipped_steps + result.is_clipped,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 RECORD_VERSION = 1
+CLIPPED = "clipped_steps"  # among `counts`, where train.clip_norm is set
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ from train.model import context_length, trainable_parameters
 from train.parents import Parent, check_parent, parent_weights, read_parent
 from train.preferences import load_token_pairs
 from train.provenance import environment, git_state
-from train.record import RunRecord
+from train.record import CLIPPED, RunRecord
 from train.together import fitted, train_and_measure
 from train.tracking import Tracker, start_tracker
 from train.tracking_values import Asked, mirrored_run
@@ -172,6 +172,7 @@ def run(
             **counts,
             **{f"unusable_rows.{why}": n for why, n in data.unusable.items()},
             "steps_without_active_tokens": progress.num_empty_steps,
+            **({CLIPPED: progress.num_clipped_steps} if config.train.clip_norm is not None else {}),
         },
         final_train_loss=progress.final_train_loss,
         num_steps=progress.step,

@@ -65,6 +65,7 @@ class StepResult:
     learning_rate: float
     nll_by_role: dict[str, float]
     divergence: float | None
+    is_clipped: bool = False  # the gradient was longer than clip_norm, and was shortened
 
 
 class LossModule(nn.Module):
@@ -143,6 +144,15 @@ def _full_logits(model: nn.Module, batch: TrainingBatch, extra: dict[str, Any]) 
     return model(input_ids=batch.ids_BT, use_cache=False, **extra).logits.flatten(0, 1)[batch.predictors_N]
 
 
+def clip(parameters: Sequence[nn.Parameter], norm: float | None) -> bool:
+    """Shorten the gradient, of all parameters together, to `norm`; whether it was longer. None: as it is."""
+    if norm is None:
+        return False
+    found = torch.nn.utils.clip_grad_norm_(parameters, norm)
+    whole = getattr(found, "full_tensor", lambda: found)()  # under FSDP each rank has a part
+    return bool(whole > norm)
+
+
 class Stepper:
     """One optimiser step after another; holds what doesn't change between them."""
 
@@ -192,9 +202,9 @@ class Stepper:
         totals = sums.totals(world)
         if not math.isfinite(totals[0]):
             raise NonFiniteLossError(step + 1, [self.split.row_ids[row] for row in rows])
-        if scale.num_targets:  # a step without a counted token has no mean and teaches nothing
-            self.update(rate)
-        return self.result(totals, scale.num_targets, rate)
+        # a step without a counted token has no mean and teaches nothing
+        is_clipped = self.update(rate) if scale.num_targets else False
+        return self.result(totals, scale.num_targets, rate, is_clipped)
 
     def cut(self, rows: Sequence[int]) -> list[tuple[list[int], bool]]:
         """Micro-batches of some rows, and whether each is laid end to end."""
@@ -240,16 +250,18 @@ class Stepper:
             varlen=self.engine.varlen,
         )
 
-    def update(self, rate: float) -> None:
-        """From the gradients, of all ranks, to the next parameters."""
+    def update(self, rate: float) -> bool:
+        """From the gradients, of all ranks, to the next parameters; whether they were clipped."""
         self.engine.world.add_gradients(self.parameters)
-        if self.config.train.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.train.clip_norm)
+        is_clipped = clip(self.parameters, self.config.train.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        return is_clipped
 
-    def result(self, totals: list[float], num_targets: int, rate: float) -> StepResult:
+    def result(
+        self, totals: list[float], num_targets: int, rate: float, is_clipped: bool = False
+    ) -> StepResult:
         """What the sums of a step say."""
         loss, divergence, num_tokens = totals[:3]
         nll_sums, counts = totals[3 : 3 + len(Role)], totals[3 + len(Role) :]
@@ -264,6 +276,7 @@ class Stepper:
             rate,
             nll,
             divergence / num_targets if has_divergence else None,
+            is_clipped,
         )
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:

@@ -297,6 +297,20 @@ def test_steps_without_a_counted_token_are_counted_and_the_count_survives_a_resu
     assert progress.num_empty_steps == progress.step == 12
 
 
+@pytest.mark.parametrize(("clip_norm", "clipped"), [(1e-6, 12), (1e6, 0), (None, 0)])
+def test_clipped_steps_are_counted_and_the_count_survives_a_resume(tmp_path, clip_norm, clipped):
+    config = run_config(0.5, 1.0, clip_norm=clip_norm)
+    with pytest.raises(Interrupted):
+        trained(tmp_path, config, stop_after=2)
+    _, progress = trained(tmp_path, config)
+    assert (progress.num_clipped_steps, progress.step) == (clipped, 12)
+
+
+def test_a_clip_that_binds_for_some_steps_says_for_how_many(tmp_path):
+    _, progress = trained(tmp_path, run_config(1.0, 1.0, clip_norm=0.8))
+    assert 0 < progress.num_clipped_steps < progress.step
+
+
 def test_the_log_has_the_unweighted_nll_of_every_role_that_went_through_the_head(tmp_path):
     trained(tmp_path / "a", run_config(0.25, 1.0, max_steps=2))
     trained(tmp_path / "b", run_config(0.0, 1.0, max_steps=2))

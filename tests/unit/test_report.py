@@ -137,6 +137,23 @@ def test_the_page_says_first_how_large_a_difference_must_be(full):
     assert noise["inferred_low"] < noise["run"] < 2 * noise["inferred_high"]
 
 
+@pytest.mark.parametrize(("steps", "is_partly"), [((0, 0), False), ((0, 20), True), ((60, 60), False)])
+def test_a_clip_that_binds_now_and_then_leaves_out_the_surface_of_the_ratio_alone(steps, is_partly):
+    plan = hand_made_plan(aliases=False)
+    records = hand_made_records(plan, planted_score())
+    for index, (key, record) in enumerate(sorted(records.items())):
+        counts = {**record.counts, "clipped_steps": steps[index % 2]}
+        records[key] = dataclasses.replace(record, counts=counts)
+    report = report_of(make_table(plan, records, dict.fromkeys(records, Status.FINISHED)))
+    plane = json_of(report)["planes"][0]
+    (clipped,) = [one for one in plane["diagnostics"] if one["name"].startswith("steps whose gradient")]
+    assert clipped["value"] == f"{steps[0] / 60:.1%} to {steps[1] / 60:.1%} of a run's"
+    assert clipped["alarm"] == is_partly
+    assert ("ray" in plane["surface"]["models"]) != is_partly
+    assert ("common scale a step size" in page_of(report)) == is_partly
+    assert plane["scale_invariance"]["clipped"] == [steps[0] / 60, steps[1] / 60]
+
+
 def test_a_surface_that_depends_on_scale_is_no_longer_pooled():
     def score(prompt_weight, response_weight, seed):
         value = 0.5 - 0.2 * (max(prompt_weight, response_weight) < 1) + 0.001 * ((7 * seed) % 3)

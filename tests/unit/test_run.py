@@ -197,6 +197,7 @@ def test_every_recipe_setting_is_read(tmp_path, workbench):
         )
         record = run_of(config, tmp_path / str(number), workbench)
         assert record.parameters_sha256 != expected, f"{change} changes nothing"
+        assert ("clipped_steps" in record.counts) == ("clip_norm" in change)
 
 
 def test_a_corrupt_checkpoint_is_one_line(tmp_path):

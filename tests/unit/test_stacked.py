@@ -85,6 +85,7 @@ def test_every_cell_ends_in_the_bits_of_a_run_alone(tmp_path, recipe):
         parameters, progress = alone(tmp_path / "alone", asked[n], n)
         assert same_bits(results[n].parameters, parameters), asked[n].objective
         assert results[n].progress.final_train_loss == progress.final_train_loss
+        assert results[n].progress.num_clipped_steps == progress.num_clipped_steps
         mine, theirs = (
             [without_speed(event) for event in events(tmp_path / name / str(n))]
             for name in ("stack", "alone")

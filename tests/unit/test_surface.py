@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.gaussian import Points, Setting, grouped, solve
+from analysis.gaussian import Points, Setting, asked_of, grouped, solve
 from analysis.kernels import AVERAGE, MODELS, hyper_names, hyper_parameters, kernel, places
 from analysis.kernels import distances as distances_between
 from analysis.optimum import difference, find_optimum
@@ -56,7 +56,7 @@ def test_evidence_prediction_and_leave_one_out_are_those_of_the_dense_formulas(m
         expected = stats.multivariate_normal.logpdf(y, np.zeros(40), whole)
         assert found[row] == pytest.approx(expected, abs=1e-3)
         setting = Setting(model, one, 1.0, solve(model, one, data))
-        mean, covariance = setting.predict(data, asked)
+        mean, covariance = setting.predict(asked_of(data, asked.prompt, asked.response))
         inverse = np.linalg.inv(whole)
         assert mean == pytest.approx(crossed.T @ inverse @ y, abs=2e-3)
         assert covariance == pytest.approx(prior - crossed.T @ inverse @ crossed, abs=5e-3)

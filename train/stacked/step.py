@@ -100,8 +100,11 @@ class StackedStepper:
             results.append(result)
             # What a failed cell makes of its numbers nobody sees, so it may step along with the others.
             rates.append(rate if scale.num_targets else None)
-        self.updates.step(rates)
-        return results
+        are_clipped = self.updates.step(rates)
+        return [
+            result and replace(result, is_clipped=is_clipped)
+            for result, is_clipped in zip(results, are_clipped, strict=True)
+        ]
 
     def _losses(self, batches: Sequence[TrainingBatch]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The sum of all losses, with its gradient; each cell's loss and its targets' nll as numbers."""

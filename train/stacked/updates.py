@@ -12,6 +12,7 @@ import torch
 from train.config import RunConfig
 from train.model import make_optimizer
 from train.stacked.stacking import Stack
+from train.step import clip
 
 
 class Updates:
@@ -28,19 +29,21 @@ class Updates:
         are_alike = all(config.train == first for config in configs) and self._clip_norm is None
         self._shared = make_optimizer(list(stack.parameters.values()), first) if are_alike else None
 
-    def step(self, rates: Sequence[float | None]) -> None:
-        """One update of all cells; a rate of None: that cell doesn't learn from this step."""
+    def step(self, rates: Sequence[float | None]) -> list[bool]:
+        """One update of all cells, and which were clipped; a rate of None: that cell doesn't learn from this step."""
         if self._shared is not None and None not in rates and len(set(rates)) == 1:
             self._shared.param_groups[0]["lr"] = rates[0]
             self._shared.step()
-            return
+            return [False] * len(rates)
         self._part()
         self._stack.gather_gradients()
-        for optimizer, rate in zip(self.optimizers, rates, strict=True):
+        are_clipped = [False] * len(rates)
+        for n, (optimizer, rate) in enumerate(zip(self.optimizers, rates, strict=True)):
             if rate is not None:
-                self._clip(optimizer)
+                are_clipped[n] = clip(optimizer.param_groups[0]["params"], self._clip_norm)
                 optimizer.param_groups[0]["lr"] = rate
                 optimizer.step()
+        return are_clipped
 
     def expose(self) -> None:
         """Give every cell's optimiser its state, as views of the shared one."""
@@ -79,7 +82,3 @@ class Updates:
     def _part(self) -> None:
         self.expose()
         self._shared = None
-
-    def _clip(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self._clip_norm)
