@@ -6,26 +6,27 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from train.secrets import scrub_file
+from train.scrubbing import scrubbed_file
 
 
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Everything this process prints, C libraries included, goes to `path`."""
+    """Everything this process prints, C libraries included, goes to `path`, its secrets left out on the way."""
     saved = [os.dup(1), os.dup(2)]
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        _flush()
-        for number in (1, 2):
-            os.dup2(log, number)
-        yield
+        with scrubbed_file(path) as pipe:
+            _flush()
+            for number in (1, 2):
+                os.dup2(pipe, number)
+            try:
+                yield
+            finally:
+                _flush()
+                for number, old in zip((1, 2), saved, strict=True):
+                    os.dup2(old, number)
     finally:
-        _flush()
-        for number, old in zip((1, 2), saved, strict=True):
-            os.dup2(old, number)
+        for old in saved:
             os.close(old)
-        os.close(log)
-        scrub_file(path)  # libraries print what they like; before anybody hears that the attempt is over
 
 
 def _flush() -> None:

@@ -34,7 +34,8 @@ from sweep.trainers import TRAINER, GivenBack, RunOne, load_trainer
 from train.failures import failure_from_exception
 from train.record import Failure, RunRecord
 from train.rungs import Paused
-from train.secrets import scrub, scrub_file
+from train.scrubbing import scrub_own_output
+from train.secrets import scrub
 
 PROPOSAL_EVERY_S = 0.1  # how often a worker with nothing to do looks whether a search asked for more
 NOTHING_LEFT, NO_SLOT, SAME_FAILURE, NODE_FAILURE = 0, 3, 4, 6  # what `work` returns
@@ -64,6 +65,7 @@ def work(
     if locks is None:
         print(f"slot {slot} is taken", flush=True)
         return NO_SLOT
+    scrub_own_output()
     stop = Flag()
     _detach(stop)
     devices = devices_of(locks, [device for device in gpus.split(",") if device], num_slots, ranks)
@@ -246,8 +248,6 @@ class Worker:
             return self.stop.is_set() or fenced.is_set() or time.monotonic() > end
 
         pause_at = self.ledger.stops.get(spec.fingerprint)
-        for earlier in range(1, claim.attempt):  # a killed one had no time to
-            scrub_file(self.ledger.attempt_path(spec.fingerprint, earlier, "log"))
         with self._beating(claim, position, fenced):
             try:
                 record = self._trained(

@@ -32,7 +32,7 @@ from train.rank_processes import (
 )
 from train.record import Failure, RunRecord, record_from_dict, record_to_dict
 from train.rungs import Paused
-from train.secrets import scrub_file
+from train.scrubbing import scrubbed_file
 from train.tracking_values import Asked
 
 JOB_FILE, RESULT_FILE, STOP_FILE, PROGRESS_FILE, LOG_FILE = (
@@ -98,7 +98,7 @@ def launch(
         "pause_at": pause_at,
     }
     write_json_atomic(folder / JOB_FILE, job)
-    with open(folder / LOG_FILE, "ab") as log, _started(config, folder, log) as ranks:
+    with scrubbed_file(folder / LOG_FILE) as log, _started(config, folder, log) as ranks:
         told = 0
         while (code := ranks.poll()) is None:
             time.sleep(_POLL_S)
@@ -109,7 +109,7 @@ def launch(
 
 
 @contextlib.contextmanager
-def _started(config: RunConfig, folder: Path, log: Any) -> Iterator[RankProcesses]:
+def _started(config: RunConfig, folder: Path, log: int) -> Iterator[RankProcesses]:
     """The ranks, with a log beside the run. If their starter is being ended they may save, as everywhere."""
     command = python_command("train.launch", str((folder / JOB_FILE).absolute()))
     ranks = start_ranks(config, command, log, _STARTER)
@@ -121,7 +121,6 @@ def _started(config: RunConfig, folder: Path, log: Any) -> Iterator[RankProcesse
         raise
     finally:
         ranks.kill()
-        scrub_file(folder / LOG_FILE)
 
 
 def _tell(folder: Path, told: int, on_progress: Callable[[int, int], None]) -> int:

@@ -55,7 +55,9 @@ class RankProcesses:
             process.wait()
 
 
-def start_ranks(config: RunConfig, command: Sequence[str], log: IO[bytes], starter: str) -> RankProcesses:
+def start_ranks(
+    config: RunConfig, command: Sequence[str], log: IO[bytes] | int, starter: str
+) -> RankProcesses:
     """`command` once for each rank, with the variables that torchrun would set; output goes to `log`.
 
     starter   name of the variable that tells rank 0 this process's number

@@ -7,7 +7,7 @@ library prints may quote a URL, a header or a command.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -34,13 +34,14 @@ _SHAPES = tuple(
         r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)",
     )
 )
-_BEARER = re.compile(r"(?i)\b(bearer|basic|token)(\s+)[A-Za-z0-9._~+/=-]{8,}")
+_BEARER = re.compile(r"(?i)\b(?P<name>(?:bearer|basic|token)\s+)(?P<secret>[A-Za-z0-9._~+/=-]{8,})")
 _ASSIGNED = re.compile(
-    rf"(?i)([\w.-]*{_WORD}(?!s)[\w-]*[\"']?\s*(?:=>|[:=])\s*|--?[\w-]*{_WORD}(?!s)[\w-]*[ =])"
-    r"(\"[^\"]*\"|'[^']*'|(?:bearer|basic|token)\s+[^\s,;&]+|[^\s,;&\"']+)"
+    rf"(?i)(?P<name>(?<![\w.-])[\w.-]*{_WORD}(?!s)[\w-]*[\"']?\s*(?:=>|[:=])\s*|--?[\w-]*{_WORD}(?!s)[\w-]*[ =])"
+    r"(?P<secret>\"[^\"]*\"|'[^']*'|(?:bearer|basic|token)\s+[^\s,;&]+|[^\s,;&\"']+)"
 )
 _AS_KEY = re.compile(
-    r"(?i)((?:^|[\s({,;&?=\"'])[\w.-]*_(?:key|pass|pat)[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)"
+    r"(?i)(?P<name>(?:^|[\s({,;&?=\"'])[\w.-]*_(?:key|pass|pat)[\"']?\s*[:=]\s*)"
+    r"(?P<secret>\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)"
 )
 _REFERENCE = re.compile(  # HF_TOKEN=$(cat token): a name of a secret that stays where it is
     r"[\w.-]+[\"']?\s*[:=]\s*[\"']?\$(?:\w+|\{[^}]*\}|\([^)]*\))[\"']?"
@@ -51,13 +52,23 @@ _SHORTEST = 8  # a value of fewer letters is a word, not a secret
 
 def scrub(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """The text with every secret replaced by [hidden]."""
-    for value in secret_values(environment):
-        text = text.replace(value, HIDDEN)
+    return _scrubbed(text, secret_values(environment), lambda _: HIDDEN)
+
+
+def scrubber(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:
+    """`scrub` for many texts: what the environment holds is looked up once."""
+    values = secret_values(environment)
+    return lambda text: _scrubbed(text, values, lambda _: HIDDEN)
+
+
+def _scrubbed(text: str, values: Iterable[str], hide: Callable[[str], str]) -> str:
+    for value in values:
+        text = text.replace(value, hide(value))
     for pattern in _SHAPES:
-        text = pattern.sub(HIDDEN, text)
-    text = _ASSIGNED.sub(lambda match: match[1] + HIDDEN, text)
-    text = _AS_KEY.sub(lambda match: match[1] + HIDDEN, text)
-    return _BEARER.sub(lambda match: f"{match[1]}{match[2]}{HIDDEN}", text)
+        text = pattern.sub(lambda match: hide(match[0]), text)
+    for pattern in (_ASSIGNED, _AS_KEY, _BEARER):
+        text = pattern.sub(lambda match: match["name"] + hide(match["secret"]), text)
+    return text
 
 
 def holds_secret(text: str) -> bool:
@@ -66,12 +77,19 @@ def holds_secret(text: str) -> bool:
     return scrub(text) != text
 
 
-def scrub_file(path: Path) -> None:
-    """Scrub a text that others wrote, such as a log; one that isn't there, or can't be written, stays as it is."""
-    with suppress(OSError):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if (clean := scrub(text)) != text:
-            path.write_text(clean, encoding="utf-8")
+def mask_file(path: Path) -> None:
+    """Scrub a text that others wrote and may go on appending to: letters are replaced where they stand, none added.
+
+    One that isn't there, or can't be written, stays as it is.
+    """
+    values = [
+        value.encode("utf-8", "surrogateescape").decode("latin-1") for value in secret_values(os.environ)
+    ]
+    with suppress(OSError), open(path, "r+b", buffering=0) as stream:
+        text = stream.read().decode("latin-1")  # a letter for each byte
+        clean = _scrubbed(text, values, lambda found: HIDDEN[: len(found)].ljust(len(found), "*"))
+        if clean != text:
+            os.pwrite(stream.fileno(), clean.encode("latin-1"), 0)
 
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:

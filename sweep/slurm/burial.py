@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from sweep.attempts import tail
 from sweep.claims import is_of_this_machine, owner_from_dict
@@ -51,6 +52,14 @@ def _explained(death: Death, ledger: Ledger, folder: SweepFolder) -> Death:
     line = telling_line(kind, text)
     evidence = f"{death.evidence}; it said: {line[:200]}" if line else death.evidence
     return replace(death, kind=kind, evidence=evidence)
+
+
+def has_begun(output: Path) -> bool:
+    """Whether a life of the job that printed this came to our code, which begins with its name."""
+    try:
+        return f"\njob {output.parent.name}:".encode() in b"\n" + output.read_bytes()
+    except OSError:
+        return True
 
 
 def life_of(job: JobName, lines: Sequence[str]) -> list[str]:

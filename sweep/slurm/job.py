@@ -15,7 +15,6 @@ import errno
 import json
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -42,7 +41,7 @@ from sweep.spec import RunSpec, Status
 from sweep.trainers import TRAINER, load_trainer
 from sweep.worker import NODE_FAILURE, SAME_FAILURE, Worker
 from train.config import build
-from train.secrets import scrub
+from train.scrubbing import scrub_own_output
 
 LOOK_AGAIN_S = 2.0
 END_S = 60.0  # after asking to be queued again, until SLURM ends us
@@ -79,13 +78,12 @@ class Request:
 
 def work(request: str) -> None:
     """The life of a worker on a node. It doesn't return."""
-    code = 1
+    code, drain = 1, scrub_own_output()
     try:
         code = _Job(Request(**json.loads(request))).run()
     except BaseException:
-        print(scrub(traceback.format_exc()), file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+        traceback.print_exc()
+    drain()  # SLURM ends what is left of a step that is over
     os._exit(code)
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from sweep.attempts import tail
 from sweep.errors import LaunchError, StoppedError
@@ -17,7 +18,7 @@ from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger, RunState
 from sweep.searching import Search
 from sweep.slurm.batches import Batch, batches, default_memory_gb, folder_of, write_answer
-from sweep.slurm.burial import bad_nodes, bury, classified, settle_own
+from sweep.slurm.burial import bad_nodes, bury, classified, has_begun, settle_own
 from sweep.slurm.classes import by_class, check_time
 from sweep.slurm.code import freeze
 from sweep.slurm.queue import Queue, call, read_accounting, read_queue
@@ -36,6 +37,7 @@ from sweep.slurm.submit import forget_probe, submit_workers
 from sweep.spec import SETTLED, Plan, Status
 from sweep.trainers import TRAINER
 from train.files import only_one, read_json, write_json_exclusive
+from train.secrets import mask_file
 
 ORPHAN_S = 3600.0  # since a batch was announced, after which it won't appear any more
 
@@ -98,6 +100,7 @@ class Tender:
         self.plan, self.ledger, self.folder, self.launcher = plan, ledger, folder, launcher
         self._trainer, self.say, self._search = trainer, say, search
         self.last: Look | None = None  # what `look` found
+        self._began: set[Path] = set()  # outputs of workers that began, and so keep their secrets themselves
 
     def look(self) -> Look:
         """Files, one squeue, and one sacct if a claim's job left the queue. Writes nothing."""
@@ -149,6 +152,7 @@ class Tender:
             return found
         if any(state.status not in SETTLED for state in found.states.values()):
             check_root(self.folder.root)  # a full disk: the sweep waits, instead of burning jobs on it
+        self._mask_outputs()
         self._check_probe(found)
         settle_own(self.ledger, found.states)
         for line in self.bury(found):
@@ -280,6 +284,14 @@ class Tender:
                     say=self.say,
                 )
         return sent
+
+    def _mask_outputs(self) -> None:
+        """Of jobs that ended in their setup lines, before our code could see to it."""
+        for path in set(folder_of(self.folder).glob("*/*_log.out")) - self._began:
+            if has_begun(path):
+                self._began.add(path)
+            else:
+                mask_file(path)
 
     def _check_probe(self, found: Look) -> None:
         """Whether the job that looks for our files from a node found them; its workers wait for it."""

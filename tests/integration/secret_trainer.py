@@ -3,8 +3,11 @@
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
+ENDINGS = ("finishes", "fails", "is killed")
 MARK = "Pl4ntedS3cret"  # part of every value whose form allows it
 _WORDS = ("KEY", "TOKEN", "PASSWORD", "SECRET", "CREDENTIALS", "PASS", "PAT", "AUTH", "PASSPHRASE", "COOKIE")
 _OWNERS = (
@@ -48,9 +51,11 @@ def plants() -> dict[str, str]:
 
 
 def texts() -> list[str]:
-    """What libraries say."""
+    """What libraries say. A shell on the way here leaves out variables with a dot in their name."""
     said = []
     for name, value in plants().items():
+        if name not in os.environ:
+            continue
         said += [
             f"{name}={value}",
             f"export {name}='{value}'",
@@ -63,14 +68,21 @@ def texts() -> list[str]:
 
 
 def make_trainer(root: str):
-    """Prints all it knows in every way a process can; then ends as the environment says."""
+    """Prints all it knows in every way a process can; then ends as the environment says, `each` being all three.
+
+    With TOY_CHATTERS something in the process goes on printing between runs.
+    """
     from toy_trainer import train
+
+    if os.environ.get("TOY_CHATTERS"):
+        threading.Thread(target=_chatter, daemon=True).start()
 
     def run_one(spec, *, folder, attempt, should_stop, on_progress):
         print("\n".join(texts()), flush=True)
         print(dict(os.environ), file=sys.stderr, flush=True)
         os.write(2, "\n".join(texts()).encode() + b"\nsaid everything\n")
         ending = os.environ["TOY_ENDING"]
+        ending = ENDINGS[spec.config.seed % 3] if ending == "each" else ending
         if ending == "fails":
             raise RuntimeError("; ".join(texts()))
         if ending == "is killed" and attempt == 1:
@@ -78,6 +90,12 @@ def make_trainer(root: str):
         return train(spec, folder=folder, attempt=attempt, should_stop=should_stop, on_progress=on_progress)
 
     return run_one
+
+
+def _chatter() -> None:
+    while True:
+        print(dict(os.environ), file=sys.stderr, flush=True)
+        time.sleep(0.01)
 
 
 def main(root: Path, ending: str) -> None:

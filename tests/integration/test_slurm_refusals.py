@@ -95,6 +95,16 @@ def test_workers_that_cannot_start_are_told_and_not_sent_again(slurm, tmp_path):
         until(lambda: [time.sleep(1), tender.tend(), False][-1])
 
 
+def test_what_setup_lines_print_before_they_fail_is_scrubbed_by_whoever_looks(slurm, tmp_path):
+    setup = ("echo HF_TOKEN=hf_12345678901234567890 and so on", '[ -z "$SLURM_ARRAY_TASK_ID" ] || exit 7')
+    tender = toy_tender(tmp_path, toy_plan(4), max_jobs=2, setup=setup)
+    with pytest.raises(LaunchError, match=r"died before they claimed a run; one said: HF_TOKEN=\[hidden\]"):
+        until(lambda: [time.sleep(1), tender.tend(), False][-1])
+    outputs = [path.read_text() for path in tmp_path.glob("toy/slurm/*/*_log.out")]
+    assert outputs
+    assert all(text.startswith("HF_TOKEN=[hidden]*************** and so on") for text in outputs)
+
+
 def test_a_folder_the_nodes_cannot_see_is_found_by_one_job(slurm, tmp_path):
     hidden = tmp_path / "hidden"
     hidden.mkdir()

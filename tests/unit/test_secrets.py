@@ -1,12 +1,18 @@
 """Planted secrets, in more than 200 forms, don't survive; ordinary texts do."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 from planning import composed
 
 from train.compose import compose_run, parse_overrides
 from train.errors import ConfigError, UserError
 from train.failures import failure_from_exception
-from train.secrets import HIDDEN, holds_secret, scrub, scrub_file, secret_values
+from train.secrets import HIDDEN, holds_secret, mask_file, scrub, secret_values
 
 SECRET = "s3cr3tValue0123456789"
 NAMES = (
@@ -162,9 +168,50 @@ def test_a_password_in_a_url_of_the_environment_is_known_by_value():
     assert secret_values({"DATABASE": f"postgres://me:{SECRET}@host/db", "EDITOR": "vi"}) == [SECRET]
 
 
-def test_a_log_is_scrubbed_where_it_lies(tmp_path):
+def test_a_log_is_masked_where_it_lies_while_others_append(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", f"ü{SECRET}")
     path = tmp_path / "log"
-    scrub_file(path)
-    path.write_bytes(f"first\nHF_TOKEN={SECRET}\nlast \xff".encode("latin-1"))
-    scrub_file(path)
-    assert path.read_text() == f"first\nHF_TOKEN={HIDDEN}\nlast \ufffd"
+    mask_file(path)
+    text = f"first\nHF_TOKEN={SECRET}\nsay ü{SECRET} x\nlast ".encode() + b"\xff"
+    path.write_bytes(text)
+    with open(path, "ab") as stream:
+        mask_file(path)
+        stream.write(b" appended")
+    masked = path.read_bytes()
+    assert len(masked) == len(text) + len(b" appended")
+    assert masked.startswith(b"first\nHF_TOKEN=[hidden]****")
+    assert masked.endswith(b" x\nlast \xff appended")
+    assert SECRET.encode() not in masked
+    mask_file(path)
+    assert path.read_bytes() == masked
+
+
+def test_what_is_printed_never_reaches_the_disk_with_its_secrets(tmp_path):
+    """Not at the end, not while it is under way, and not where the one who printed it is killed."""
+    path = tmp_path / "log"
+    script = f"""
+import os, signal, time
+from train.scrubbing import scrubbed_file
+with scrubbed_file({str(path)!r}) as pipe:
+    os.write(pipe, b"one MY_TOKEN={SECRET}\\n-----BEGIN PRIVATE KEY-----\\nabc")
+    os.write(pipe, b"def\\n-----END PRIVATE KEY-----\\ntwo {SECRET[:9]}")
+    time.sleep(0.3)
+    os.write(pipe, b"{SECRET[9:]}\\n\\xff three")
+with scrubbed_file({str(path)!r}) as pipe:
+    print(open({str(path)!r}, "rb").read(), flush=True)
+    os.write(pipe, b"\\nfour {SECRET}")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "MY_TOKEN": SECRET},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    whole = f"one MY_TOKEN={HIDDEN}\n{HIDDEN}\ntwo {HIDDEN}\n".encode() + b"\xff three"
+    assert done.stdout.decode().strip() == repr(whole), "all of it, once the file is closed"
+    deadline = time.monotonic() + 10
+    while path.read_bytes() != whole + f"\nfour {HIDDEN}".encode():
+        assert time.monotonic() < deadline, path.read_bytes()
+        time.sleep(0.02)
