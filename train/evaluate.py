@@ -7,15 +7,16 @@ Letters: I rows (items) of a split, R roles.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from train.answers import Answer, answers_of
 from train.batches import collate, micro_batches
 from train.config import EvalConfig
 from train.distributed import World
@@ -49,6 +50,14 @@ class _Measured:
     outputs: list[str | None] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class NllSums:
+    """Of one split: nll and target counts by role (2, R), and by row and role (2, I, R)."""
+
+    by_role_2R: NDArray[numpy.float64]
+    by_row_2IR: NDArray[numpy.float64]
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -65,14 +74,30 @@ def evaluate(
     The ranks of a world divide the batches of one process among them, and each gets the same metrics.
     protocol   fingerprint of the dataset and of how it is asked: that of the items.
     """
+    splits = measured_splits(data)
+    said = {name: nll_sums(model, split, device, world)[0] for name, split in splits.items()}
+    (answers,) = answers_of(model, splits, config, tokenizer, device, world)
+    return evaluation_of(said, answers, data, tokenizer, protocol)
+
+
+def measured_splits(data: TokenData) -> dict[str, TokenSplit]:
+    return {name: split for name, split in data.splits.items() if name != "train" and len(split.row_ids)}
+
+
+def evaluation_of(
+    said: Mapping[str, NllSums],
+    answers: Mapping[str, Sequence[Answer]],
+    data: TokenData,
+    tokenizer: object,
+    protocol: str,
+) -> Evaluation:
+    """Metrics and items from what a model said of the measured splits."""
     metrics: dict[str, float] = {}
     measured: dict[str, tuple[TokenSplit, _Measured]] = {}
-    for name, split in data.splits.items():
-        if name == "train" or not len(split.row_ids):
-            continue
-        found = _likelihoods(model, split, device, world)
-        if config.generate and any(check is not None for check in split.checks):
-            _add_answers(found, model, split, config, tokenizer, device, world)
+    for name, split in measured_splits(data).items():
+        found = _likelihoods(said[name], split)
+        if name in answers:
+            _add_answers(found, split, answers[name], tokenizer)
         metrics |= {f"{name}_{key}": value for key, value in found.metrics.items() if math.isfinite(value)}
         measured[name] = split, found
     items = [
@@ -126,24 +151,43 @@ def _items(benchmark: str, splits: Mapping[str, tuple[TokenSplit, _Measured]], p
     )
 
 
-def _likelihoods(model: nn.Module, split: TokenSplit, device: torch.device, world: World) -> _Measured:
+@torch.no_grad()
+def nll_sums(
+    model: nn.Module, split: TokenSplit, device: torch.device, world: World = World(), num_cells: int = 1
+) -> list[NllSums]:
+    """Unweighted nll by role and by row, of each cell that the model holds (`train.stacked`; else one).
+
+    Exact    a cell's rows keep the batches that they have alone.
+    """
+    lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
+    sums_N2R = torch.zeros(num_cells, 2, len(Role), dtype=torch.float64, device=device)  # nll, tokens
+    sums_N2IR = torch.zeros(num_cells, 2, len(lengths), len(Role), dtype=torch.float64, device=device)
+    for rows in islice(nll_batches(split), world.rank, None, world.size):
+        batch = collate(split, rows, device)
+        logits = model(input_ids=batch.ids_BT.repeat(num_cells, 1)).logits
+        for n, logits_BTV in enumerate(logits.chunk(num_cells)):
+            sums_R, counts_R, sums_BR, counts_BR = nll_sums_by_role_and_row(
+                logits_BTV, batch.ids_BT, batch.roles_BT
+            )
+            sums_N2R[n, 0] += sums_R
+            sums_N2R[n, 1] += counts_R
+            sums_N2IR[n, 0, rows], sums_N2IR[n, 1, rows] = sums_BR.double(), counts_BR.double()
+    sums_N2R, sums_N2IR = world.add(sums_N2R).cpu(), world.add(sums_N2IR).cpu()
+    return [NllSums(sums_N2R[n].numpy(), sums_N2IR[n].numpy()) for n in range(num_cells)]
+
+
+def nll_batches(split: TokenSplit) -> Iterator[list[int]]:
+    """Rows whose likelihoods are measured in one pass, the most padded tokens first."""
+    lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
+    return micro_batches(range(len(lengths)), lengths, _NLL_PADDED_TOKENS)
+
+
+def _likelihoods(said: NllSums, split: TokenSplit) -> _Measured:
     """Unweighted nll per target token and per UTF-8 byte of text, for prompt and response tokens apart.
 
     Units    nats/token; bits/byte. The end-of-sequence token counts as a response token of no bytes.
     """
-    lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
-    values_2R = torch.zeros(2, len(Role), dtype=torch.float64, device=device)  # nll, tokens
-    values_2IR = torch.zeros(2, len(lengths), len(Role), dtype=torch.float64, device=device)
-    batches = micro_batches(range(len(lengths)), lengths, _NLL_PADDED_TOKENS)
-    for rows in islice(batches, world.rank, None, world.size):
-        batch = collate(split, rows, device)
-        logits = model(input_ids=batch.ids_BT).logits
-        sums, counts, by_row, counts_by_row = nll_sums_by_role_and_row(logits, batch.ids_BT, batch.roles_BT)
-        values_2R[0] += sums
-        values_2R[1] += counts
-        values_2IR[0, rows], values_2IR[1, rows] = by_row.double(), counts_by_row.double()
-    sums_R, counts_R = world.add(values_2R).cpu()
-    sums_IR, counts_IR = world.add(values_2IR).cpu().numpy()
+    (sums_R, counts_R), (sums_IR, counts_IR) = said.by_role_2R, said.by_row_2IR
     bytes_R = split.role_bytes.sum(axis=0)
     found = _Measured()
     for role in (Role.PROMPT, Role.RESPONSE):
@@ -168,18 +212,9 @@ def _add_ratio(
     found.values[name] = numpy.where(weights > 0, sums_I / numpy.where(weights > 0, weights, 1), math.nan)
 
 
-def _add_answers(
-    found: _Measured,
-    model: nn.Module,
-    split: TokenSplit,
-    config: EvalConfig,
-    tokenizer: object,
-    device: torch.device,
-    world: World,
-) -> None:
+def _add_answers(found: _Measured, split: TokenSplit, outputs: Sequence[Answer], tokenizer: object) -> None:
     """Greedy answers to the rows that carry a verifiable one, and the signs of a broken model beside them."""
     rows = [row for row, check in enumerate(split.checks) if check is not None]
-    outputs = generate(model, [_prompt_ids(split, row) for row in rows], config, tokenizer, device, world)
     texts = tokenizer.batch_decode([tokens for tokens, _ in outputs], skip_special_tokens=True)  # type: ignore[attr-defined]
     checks = [split.checks[row] or {} for row in rows]
     adherence = [
@@ -201,54 +236,3 @@ def _add_answers(
     found.outputs = [None] * len(split)
     for row, text in zip(rows, texts, strict=True):
         found.outputs[row] = text
-
-
-def generate(
-    model: nn.Module,
-    prompts: Sequence[list[int]],
-    config: EvalConfig,
-    tokenizer: object,
-    device: torch.device,
-    world: World = World(),
-) -> list[tuple[list[int], bool]]:
-    """Greedy continuations, without their end token, and whether each ended by itself.
-
-    Prompts of similar length share a batch, padded on the left, so that padding costs little.
-    """
-    end_id: int = tokenizer.eos_token_id  # type: ignore[attr-defined]
-    pad_id = getattr(tokenizer, "pad_token_id", None)
-    pad_id = end_id if pad_id is None else pad_id
-    # Each new token plus one, 0 where there is none: sums over ranks bring them together.
-    found_NT = torch.zeros(len(prompts), config.max_new_tokens, dtype=torch.int64, device=device)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    starts = range(0, len(order), config.batch_rows)
-    for start in starts[world.rank :: world.size]:
-        chunk = order[start : start + config.batch_rows]
-        longest = max(len(prompts[index]) for index in chunk)
-        ids_BT = torch.full((len(chunk), longest), pad_id, dtype=torch.int64)
-        mask_BT = torch.zeros_like(ids_BT)
-        for row, index in enumerate(chunk):
-            ids_BT[row, longest - len(prompts[index]) :] = torch.tensor(prompts[index])
-            mask_BT[row, longest - len(prompts[index]) :] = 1
-        generated: Tensor = model.generate(  # type: ignore[operator]
-            input_ids=ids_BT.to(device),
-            attention_mask=mask_BT.to(device),
-            do_sample=False,
-            use_cache=True,
-            max_new_tokens=config.max_new_tokens,
-            eos_token_id=end_id,
-            pad_token_id=pad_id,
-        )
-        new_BT = generated[:, longest:]
-        found_NT[torch.tensor(chunk, device=device), : new_BT.shape[1]] = new_BT + 1
-    outputs: list[tuple[list[int], bool]] = []
-    for row in world.add(found_NT).tolist():
-        tokens = [value - 1 for value in row if value]
-        ended = end_id in tokens
-        outputs.append((tokens[: tokens.index(end_id)] if ended else tokens, ended))
-    return outputs
-
-
-def _prompt_ids(split: TokenSplit, row: int) -> list[int]:
-    start = int(split.offsets[row])
-    return split.ids[start : start + int(split.prompt_lengths[row])].tolist()
