@@ -112,6 +112,7 @@ def run(request: Request) -> str:
         return _run_from_wandb(request)
     from analysis.report import make_report, summary_text
     from analysis.search.next_runs import next_lines
+    from sweep.bill import bill_of
     from sweep.cells import cell_rows
     from sweep.commands.session import command_line
     from sweep.compose import compose_sweep
@@ -144,6 +145,7 @@ def run(request: Request) -> str:
         train_command_by_fingerprint=commands,
         read_items=item_reader(ledger),
         confirming=confirming_table(ledger, folder),
+        costs=bill.costs(composed.config.budget) if (bill := bill_of(folder, states)) else (),
     )
     write_files(folder.report, report.files)
     tracking = composed.configs[0].tracking

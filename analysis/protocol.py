@@ -9,6 +9,7 @@ from typing import Any
 from analysis.page import Markup, bullets, join, table, tag
 from analysis.table import Group, Table
 from analysis.text import group_name, plural
+from sweep.bill import Bill
 from sweep.spec import RunSpec
 from train.config import config_to_dict
 from train.metrics import SPLITS
@@ -38,6 +39,41 @@ def cost_section(table_: Table) -> Markup:
                 "p",
                 "Finished runs, base model included; wall seconds summed over runs. Hours are one device "
                 "or one CPU process each, setup included. Failed and interrupted attempts are not counted.",
+                class_="note",
+            ),
+        ]
+    )
+
+
+def bill_table(costs: Sequence[tuple[str, Bill]]) -> Markup:
+    """What the last launch was forecast to take, and took; nothing where nothing was forecast."""
+    if not costs:
+        return join([])
+    rows = [
+        [
+            name,
+            f"{cost.forecast:.3g}",
+            f"{cost.low:.3g} to {cost.high:.3g}",
+            f"{cost.took:.3g}",
+            f"{cost.took / cost.forecast - 1:+.0%}" if cost.forecast else "",
+            "inside" if cost.is_within else "outside",
+        ]
+        for name, cost in costs
+    ]
+    headers = [
+        "the last launch",
+        "forecast",
+        "80 % interval",
+        "took",
+        "took against forecast",
+        "of the interval",
+    ]
+    return join(
+        [
+            table(headers, rows, numeric=range(1, 5)),
+            tag(
+                "p",
+                "What workers were paid for from the launch on: start-up, loading, lost attempts and idle time too.",
                 class_="note",
             ),
         ]

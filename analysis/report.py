@@ -16,14 +16,15 @@ from analysis.config import AnalysisConfig
 from analysis.evaluated import ItemReader
 from analysis.joint import Joint, make_joint
 from analysis.joint_page import PREFIX, joint_figures, joint_finding, joint_sections, joint_summary
-from analysis.page import page, tag
-from analysis.protocol import commands_section, cost_section, glossary_section, protocol_section
+from analysis.page import Markup, join, page, tag
+from analysis.protocol import bill_table, commands_section, cost_section, glossary_section, protocol_section
 from analysis.search.next_runs import next_section
 from analysis.sections import overview, study_section
 from analysis.study import Study, make_studies
 from analysis.summary import region_summary
 from analysis.table import Table
 from analysis.text import finding, group_name, plural, text_plane
+from sweep.bill import Bill
 from sweep.confirm import evidence
 from train.files import to_json
 
@@ -51,8 +52,12 @@ def make_report(
     train_command_by_fingerprint: Mapping[str, str] | None = None,
     read_items: ItemReader | None = None,
     confirming: Table | None = None,
+    costs: Sequence[tuple[str, Bill]] = (),
 ) -> Report:
-    """Analyse and render. `rows` are `sweep.cells.cell_rows`; see `make_studies` for the rest and the errors."""
+    """Analyse and render. `rows` are `sweep.cells.cell_rows`; see `make_studies` for the rest and the errors.
+
+    costs: what the last launch was forecast to take, and took, by name.
+    """
     studies = make_studies(table, config, read_items, confirming)
     lines = tuple(cautions(table, study, config) for study in studies)
     figures = {
@@ -63,7 +68,8 @@ def make_report(
     joint = make_joint(table, studies)
     figures |= joint_figures(joint)
     again = sweep_command, analysis_command
-    html = _page(table, studies, joint, lines, figures, again, train_command_by_fingerprint or {})
+    cost = join([cost_section(table), bill_table(costs)])
+    html = _page(table, studies, joint, lines, figures, again, train_command_by_fingerprint or {}, cost)
     files = {
         "report.html": html.encode("utf-8"),
         "region.json": to_json(
@@ -117,6 +123,7 @@ def _page(
     figures: Mapping[str, bytes],
     module_commands: tuple[str, str],
     commands: Mapping[str, str],
+    cost: Markup,
 ) -> str:
     shown = _that_fit(figures)
     sections = []
@@ -146,7 +153,7 @@ def _page(
         joint_sections(joint, {name: figures[name] for name in shown}),
         *sections,
         next_section(table, studies),
-        cost_section(table),
+        cost,
         protocol_section(table),
         commands_section(*module_commands),
         glossary_section(table.available),

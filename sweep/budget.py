@@ -1,6 +1,5 @@
 """What a sweep may cost, and its forecast for people: hours, money, carbon dioxide. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweep.duration import duration_text
@@ -79,13 +78,9 @@ def spent_lines(spent: float, left: Forecast | None, unit: str, budget: BudgetCo
     return [text]
 
 
-def actual_line(forecasted: Mapping[str, float | str], spent: float) -> str:
-    """What was forecast and what it took."""
-    hours, unit = float(forecasted["hours"]), forecasted["unit"]
-    return (
-        f"took {spent:.3g} {unit}-hours, {spent / hours - 1:+.0%} of the forecast "
-        f"{_range(hours, float(forecasted['low']), float(forecasted['high']))}"
-    )
+def actual_line(forecast: float, low: float, high: float, took: float, unit: str) -> str:
+    """What was forecast, in hours, and what it took."""
+    return f"took {took:.3g} {unit}-hours, {took / forecast - 1:+.0%} of the forecast {_range(forecast, low, high)}"
 
 
 def _table(shares: tuple[Share, ...], unit: str) -> list[str]:

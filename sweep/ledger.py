@@ -247,22 +247,26 @@ class Ledger:
             message=f"its worker died {deaths} times without a word; last printed: {scrub(last_line)[:200]}",
         )
 
-    def silence_s(self, fingerprint: str, attempt: int) -> float:
-        """How long an owner elsewhere has been silent, by the file system's clock: ours may differ."""
+    def silence_s(self, fingerprint: str, attempt: int, now: float | None = None) -> float:
+        """How long an owner elsewhere has been silent, by the file system's clock (`now`): ours may differ."""
         last = 0.0
         for suffix in ("json", "heartbeat"):
             try:
                 last = max(last, self.attempt_path(fingerprint, attempt, suffix).stat().st_mtime)
             except FileNotFoundError:
                 continue
+        return (self.clock() if now is None else now) - last
+
+    def clock(self) -> float:
+        """The file system's, which gives files their times."""
         try:
-            clock = self.runs / f".clock-{os.getpid()}"
-            clock.write_text("", encoding="ascii")
-            now = clock.stat().st_mtime
-            clock.unlink()
+            path = self.runs / f".clock-{os.getpid()}"
+            path.write_text("", encoding="ascii")
+            now = path.stat().st_mtime
+            path.unlink()
         except OSError:  # a reader of somebody else's results may not write
             now = time.time()
-        return now - last
+        return now
 
 
 class Claim:

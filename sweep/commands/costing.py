@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
+from sweep.bill import FORECAST_FILE, bill_of
 from sweep.budget import actual_line, exceeds, spent_lines
 from sweep.commands.session import Session
 from sweep.errors import LaunchError
@@ -13,8 +14,6 @@ from sweep.slurm.classes import class_of, reserve_s
 from sweep.spec import SETTLED, RunSpec
 from sweep.timesheets import Shift, shifts
 from train.files import read_json, write_json_atomic
-
-FORECAST_FILE = "forecast.json"
 
 
 def forecast_of(
@@ -63,11 +62,8 @@ def actual_lines(
     session: Session, states: Mapping[str, RunState], history: Sequence[Shift] | None = None
 ) -> list[str]:
     """What the launch was forecast to take and what it took, once all of it is done."""
-    values = read_json(session.folder.path / FORECAST_FILE)
-    if values is None or any(name not in states or _is_open(states[name]) for name in values["runs"]):
-        return []
-    history = shifts(session.config.root) if history is None else history
-    return [actual_line(values, spent_hours(history, session.config.name, values["unit"], values["made_at"]))]
+    bill = bill_of(session.folder, states, history)
+    return [] if bill is None else [actual_line(bill.forecast, bill.low, bill.high, bill.took, bill.unit)]
 
 
 def _is_open(state: RunState) -> bool:

@@ -124,11 +124,13 @@ class Tender:
         )
         if queue is None:
             return found
-        silence = {
-            name: self.ledger.silence_s(name, state.attempt)
+        in_jobs = {
+            name: state.attempt
             for name, state in states.items()
             if state.status is Status.RUNNING and state.owner and state.owner.job
         }
+        now = self.ledger.clock() if in_jobs else 0.0  # once: on a network file system it takes three calls
+        silence = {name: self.ledger.silence_s(name, attempt, now) for name, attempt in in_jobs.items()}
         held = held_claims(states, silence)
         suspects = unknown_jobs((claim for claim in held if claim.silence_s > 10.0), queue)
         accounting = read_accounting(suspects) if suspects else {}

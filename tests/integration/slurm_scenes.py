@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,15 @@ class Scene:
         )
         os.close(terminal)
         return other_end, watcher
+
+    def watch_and_count(self, name: str) -> subprocess.Popen:
+        """Somebody watches; each of their calls of the scheduler is a line with its time in root/calls-NAME."""
+        return subprocess.Popen(
+            [sys.executable, *self.watch_words()],
+            cwd=HERE.parents[1],
+            env=counting_environment(self.root / f"calls-{name}"),
+            stdout=subprocess.DEVNULL,
+        )
 
     def watch_words(self) -> list[str]:
         """What python is asked to run for it."""
@@ -173,6 +183,23 @@ def scene(
         disks.enter_context(small_disk(root, disk_mb))
     options = {"max_jobs": 2, "setup": (f"export TOY_STEP_S={step_s}",), **settings}
     return Scene(root, plan, toy_tender(root, plan, **options), cluster, options)
+
+
+def counting_environment(calls: Path) -> dict[str, str]:
+    """An environment in which the scheduler's commands write down, in `calls`, when they are called."""
+    tools = calls.with_name(f"{calls.name}.bin")
+    tools.mkdir(parents=True)
+    for name in ("squeue", "sacct", "scontrol", "sbatch", "scancel", "sinfo", "sacctmgr"):
+        real = shutil.which(name)
+        (tools / name).write_text(f'#!/bin/sh\necho "$(date +%s.%N) {name}" >> {calls}\nexec {real} "$@"\n')
+        (tools / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+
+
+def most_in_a_minute(calls: Path) -> int:
+    """How many calls there were in the busiest minute."""
+    times = [float(line.split()[0]) for line in calls.read_text().splitlines()]
+    return max(sum(start <= time < start + 60 for time in times) for start in times)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,12 @@ def test_a_sweep_is_forecast_from_its_pilots_and_compared_at_its_end(tmp_path):
     billed = sum(shift.seconds for shift in shifts(tmp_path) if shift.sweep == "smoke_2x2")
     assert f"took {billed / 3600:.3g} CPU-hours" in took
     assert forecast["hours"] == pytest.approx(billed / 3600, rel=0.9), "of the right size on any machine"
+    page = (tmp_path / "smoke_2x2" / "report" / "report.html").read_text()
+    assert "took against forecast" in page
+    assert f">{billed / 3600:.3g}<" in page
+    analysed = run_command("analysis", *QUESTION, root, "budget.gpu_hours=1e-9", "launcher.slots=1")
+    assert analysed.returncode == 0, analysed.stderr
+    assert (tmp_path / "smoke_2x2" / "report" / "report.html").read_text() == page, "the same bytes"
 
 
 def test_pilots_on_a_cluster_come_back_as_a_forecast(slurm, tmp_path):

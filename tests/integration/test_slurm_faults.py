@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from slurm_scenes import Scene, as_user_of, crash, fill, preempt, scene
+from slurm_scenes import Scene, as_user_of, crash, fill, most_in_a_minute, preempt, scene
 
 from sweep.claims import owner_from_dict
 from sweep.errors import LedgerError
@@ -22,6 +22,7 @@ from sweep.slurm.burial import bad_nodes
 from train.files import read_json
 
 pytestmark = pytest.mark.integration
+WATCHERS = ("one", "two")
 ELSEWHERE = {"exclude": "c1,c2"}  # those two nodes are for the faults that break one
 
 
@@ -95,6 +96,21 @@ def close_the_terminal(it: Scene) -> None:
     it.until(it.running)
     os.close(terminal)
     assert watcher.wait(timeout=20) == -signal.SIGHUP
+
+
+def watch_twice(it: Scene) -> None:
+    """For more than a minute, in which a worker dies and only they see to it."""
+    watchers = [it.watch_and_count(name) for name in WATCHERS]
+    started = time.monotonic()
+    it.until(it.running)
+    kill_a_worker(it)
+    while time.monotonic() - started < 75:
+        assert [watcher.poll() for watcher in watchers] == [None, None], "still watching"
+        time.sleep(1.0)
+    assert it.losses() == ["killed"]
+    for watcher in watchers:
+        watcher.send_signal(signal.SIGINT)
+        assert watcher.wait(timeout=30) == 130
 
 
 @dataclass(frozen=True)
@@ -177,6 +193,9 @@ ALONE = {
         },
         begin=Scene.send,
     ),
+    "two who watch": Fault(
+        watch_twice, 1, ("killed",), settings={"num_runs": 1, "max_jobs": 1, "step_s": 4.0, **ELSEWHERE}
+    ),
 }
 
 
@@ -231,6 +250,15 @@ def test_a_fault_alone(scenes, name):
             "0gpu-0.3gb-5min",
             "0gpu-0.6gb-5min",
         }
+
+
+@pytest.mark.parametrize("watcher", WATCHERS)
+def test_who_watches_calls_the_scheduler_four_times_a_minute_at_most(scenes, watcher):
+    calls = scenes["two who watch"].root / f"calls-{watcher}"
+    names = [line.split()[1] for line in calls.read_text().splitlines()]
+    assert names.count("squeue") >= 3, "it looked every half minute"
+    assert names.count("squeue") + names.count("sacct") + names.count("sbatch") == len(names)
+    assert most_in_a_minute(calls) <= 4, calls.read_text()
 
 
 def test_the_controller_restarts(slurm, tmp_path):

@@ -205,8 +205,10 @@ def test_spent_is_what_workers_lived_their_pilots_and_idle_time_included():
     assert spent_hours(history, "toys", "GPU", since=50.0) == pytest.approx(2.0)
     (line,) = spent_lines(3.5, None, "GPU", BudgetConfig(gpu_hours=10.0))
     assert line == "spent: 3.5 GPU-hours; budget: 10"
-    forecasted = {"hours": 2.0, "low": 1.5, "high": 2.5, "unit": "GPU"}
-    assert actual_line(forecasted, 2.2) == "took 2.2 GPU-hours, +10% of the forecast 2 (80 %: 1.5 to 2.5)"
+    assert (
+        actual_line(2.0, 1.5, 2.5, 2.2, "GPU")
+        == "took 2.2 GPU-hours, +10% of the forecast 2 (80 %: 1.5 to 2.5)"
+    )
 
 
 def weighted(plan, seed, prompt, response):

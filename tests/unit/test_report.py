@@ -18,6 +18,8 @@ from analysis.report import MAX_PAGE_BYTES, make_report, summary_text
 from analysis.study import EXPLORATORY
 from analysis.table import AnalysisError, make_table
 from analysis.text import finding, number, signed
+from sweep.bill import Bill
+from sweep.budget import BudgetConfig
 from sweep.cells import cell_rows
 from sweep.spec import Status
 from train.items import Items
@@ -79,6 +81,20 @@ def test_the_page_is_one_small_file_that_loads_nothing(full):
     assert "<script" not in html
     assert not re.findall(r"(?:src|href)=\"(?!data:image/png|#)", html)
     assert html.count("<img") == len([name for name in full.files if name.startswith("figures/")]) == 9
+
+
+def test_what_the_launch_took_stands_beside_its_forecast():
+    bill = Bill(unit="GPU", took=2.2, forecast=2.0, low=1.5, high=2.5)
+    costs = bill.costs(BudgetConfig(price_per_gpu_hour=3.0, price_per_cpu_hour=99.0))
+    page = page_of(report_of(hand_made_table(), costs=costs))
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    assert "GPU-hours 2 1.5 to 2.5 2.2 +10% inside price 6 4.5 to 7.5 6.6 +10% inside" in text
+    assert "kg CO2" not in text
+    late = dataclasses.replace(bill, took=2.6).costs(BudgetConfig())
+    assert "2.6 +30% outside" in re.sub(
+        r"<[^>]+>", " ", page_of(report_of(hand_made_table(), costs=late))
+    ).replace("  ", " ")
+    assert "80 % interval" not in page_of(report_of(hand_made_table())), "nothing was forecast"
 
 
 def test_the_page_opens_with_the_planted_best(full):
