@@ -3,7 +3,7 @@
 Letters: N cells, P prompts, B rows, T positions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from train.config import EvalConfig
 from train.distributed import World
 from train.tokens import TokenSplit
+
+# A batch writes until its last row ends, and one in fifty never does: rows that haven't ended after so many tokens
+# go on together. Cells of a stack don't: they end at different rows.
+_FIRST_TOKENS = 8
 
 Answer = tuple[list[int], bool]  # tokens without the end token, and whether there was one
 
@@ -61,30 +65,46 @@ def generate(
     end_id: int = tokenizer.eos_token_id  # type: ignore[attr-defined]
     pad_id = getattr(tokenizer, "pad_token_id", None)
     pad_id = end_id if pad_id is None else pad_id
-    # Each new token plus one, 0 where there is none: sums over ranks bring them together.
-    found_NPT = torch.zeros(num_cells, len(prompts), config.max_new_tokens, dtype=torch.int64, device=device)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    starts = range(0, len(order), config.batch_rows)
-    for start in starts[world.rank :: world.size]:
-        chunk = order[start : start + config.batch_rows]
-        longest = max(len(prompts[index]) for index in chunk)
-        ids_BT = torch.full((len(chunk), longest), pad_id, dtype=torch.int64)
+
+    def continued(texts: Sequence[list[int]], max_new_tokens: int) -> Tensor:
+        """(N, B, up to max_new_tokens) each new token plus one; the rest of a row that ended is padding."""
+        longest = max(map(len, texts))
+        ids_BT = torch.full((len(texts), longest), pad_id, dtype=torch.int64)
         mask_BT = torch.zeros_like(ids_BT)
-        for row, index in enumerate(chunk):
-            ids_BT[row, longest - len(prompts[index]) :] = torch.tensor(prompts[index])
-            mask_BT[row, longest - len(prompts[index]) :] = 1
+        for row, text in enumerate(texts):
+            ids_BT[row, longest - len(text) :] = torch.tensor(text)
+            mask_BT[row, longest - len(text) :] = 1
         generated: Tensor = model.generate(  # type: ignore[operator]
             input_ids=ids_BT.repeat(num_cells, 1).to(device),
             attention_mask=mask_BT.repeat(num_cells, 1).to(device),
             do_sample=False,
             use_cache=True,
-            max_new_tokens=config.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             eos_token_id=end_id,
             pad_token_id=pad_id,
         )
-        new_NBT = generated[:, longest:].unflatten(0, (num_cells, len(chunk)))
-        found_NPT[:, torch.tensor(chunk, device=device), : new_NBT.shape[2]] = new_NBT + 1
+        return generated[:, longest:].unflatten(0, (num_cells, len(texts))) + 1
+
+    # 0 where there is no token: sums over ranks bring them together.
+    found_NPT = torch.zeros(num_cells, len(prompts), config.max_new_tokens, dtype=torch.int64, device=device)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    starts = range(0, len(order), config.batch_rows)[world.rank :: world.size]
+    own = [index for start in starts for index in order[start : start + config.batch_rows]]
+    first = config.max_new_tokens if num_cells > 1 else min(_FIRST_TOKENS, config.max_new_tokens)
+    for chunk in _chunks(own, config.batch_rows):
+        new_NBT = continued([prompts[index] for index in chunk], first)
+        found_NPT[:, torch.tensor(chunk, device=device), : new_NBT.shape[2]] = new_NBT
+    begun = found_NPT[0, :, :first].tolist() if first < config.max_new_tokens else []
+    unended = [index for index in own if begun and end_id + 1 not in begun[index]]
+    for chunk in _chunks(unended, config.batch_rows):
+        texts = [[*prompts[index], *(value - 1 for value in begun[index])] for index in chunk]
+        new_NBT = continued(texts, config.max_new_tokens - first)
+        found_NPT[:, torch.tensor(chunk, device=device), first : first + new_NBT.shape[2]] = new_NBT
     return [[_until_end(row, end_id) for row in rows] for rows in world.add(found_NPT).tolist()]
+
+
+def _chunks(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _until_end(row: Sequence[int], end_id: int) -> Answer:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy
 import torch
@@ -38,6 +39,7 @@ class Evaluation:
 
     metrics: Mapping[str, float]
     items: tuple[Items, ...] = ()
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # see `train.record`
 
 
 @dataclass(slots=True, eq=False)

@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -101,6 +102,7 @@ def run(
         folder,
     )
     metrics: dict[str, float] = {}
+    details: Mapping[str, Mapping[str, Any]] = {}
     counts = {**data.counts, "model_parameters": num_parameters}
     failure, progress, evaluation_s = None, Progress(0, 0.0, None), 0.0
     hooks = Hooks(should_stop, told, tracker)
@@ -138,6 +140,7 @@ def run(
                 pause_at=pause_at,
             )
         progress, metrics = learned or progress, {**metrics, **measured.metrics}
+        details = measured.measured
         for items in measured.items:
             write_items(folder / ITEMS, items)
         if config.keep != "none":
@@ -168,6 +171,7 @@ def run(
         outcome="failed" if failure else "finished",
         stage=config.stage,
         metrics=metrics,
+        measured=details,
         counts={
             **counts,
             **{f"unusable_rows.{why}": n for why, n in data.unusable.items()},

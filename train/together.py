@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from train.benchmarks.wordings import measure_wordings
 from train.checkpoint import Progress
 from train.config import RunConfig
 from train.distributed import World
@@ -67,7 +68,20 @@ def train_and_measure(
         raise Interrupted("stopped before its evaluation")
     started = time.monotonic()
     measured = evaluate(model, data, config.eval, tokenizer, device, world, protocol=protocol)
+    measured = _with_wordings(measured, model, config, tokenizer, device)
     return progress, measured, time.monotonic() - started
+
+
+@torch.no_grad()
+def _with_wordings(
+    measured: Evaluation, model: nn.Module, config: RunConfig, tokenizer: Any, device: torch.device
+) -> Evaluation:
+    """With prompt sensitivity, where the dataset has held-out wordings; every rank does the same."""
+    found = measure_wordings(model, tokenizer, config, device)
+    if found is None:
+        return measured
+    scores, items = found
+    return Evaluation({**measured.metrics, **scores.metrics}, (*measured.items, items), scores.details)
 
 
 def _at_rung(

@@ -221,6 +221,7 @@ def test_every_row_is_kept_beside_the_means(tmp_path, workbench):
     assert sorted(path.name for path in (tmp_path / "items").iterdir()) == [
         "dataset.parquet",
         "robustness.parquet",
+        "wordings.parquet",
     ]
     items = read_items(tmp_path / "items", "dataset")
     for split in ("validation", "test"):

@@ -20,6 +20,7 @@ from train.benchmarks.judged_config import (
     AlpacaEvalConfig,
     MtBenchConfig,
     PosixConfig,
+    WordingsConfig,
     judge_identity,
 )
 from train.errors import ConfigError
@@ -60,6 +61,7 @@ KINDS: dict[str, tuple[type, str]] = {
     "alpaca_eval": (AlpacaEvalConfig, "train.benchmarks.alpaca_eval"),
     "mt_bench": (MtBenchConfig, "train.benchmarks.mt_bench"),
     "posix": (PosixConfig, "train.benchmarks.posix"),
+    "wordings": (WordingsConfig, "train.benchmarks.wordings"),
 }
 
 

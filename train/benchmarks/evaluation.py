@@ -93,7 +93,7 @@ def evaluate_benchmarks(
         name: str((read_json(folder / protocols[name] / "result.json") or {}).get("items_sha256"))[:12]
         for name in found
     }
-    return _measured(found, terms, protocols, items_of, len(configs) - len(missing))
+    return measured_of(found, terms, protocols, items_of, len(configs) - len(missing))
 
 
 def scores_of(items: Items) -> Scores:
@@ -122,6 +122,11 @@ def read_result(folder: Path, name: str, protocol: str, parameters_sha256: str) 
     }
 
 
+def items_sha256(items: Items) -> str:
+    """Names the items, whatever they scored."""
+    return hashlib.sha256("\n".join(items.item_ids).encode()).hexdigest()
+
+
 def _result(
     items: Items, scores: Scores, config: Any, parameters_sha256: str, started: float
 ) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def _result(
         "protocol": items.protocol,
         "config": {key: value for key, value in dataclasses.asdict(config).items() if value is not None},
         "parameters_sha256": parameters_sha256,
-        "items_sha256": hashlib.sha256("\n".join(items.item_ids).encode()).hexdigest(),
+        "items_sha256": items_sha256(items),
         "num_items": len(items),
         "num_validation_items": items.splits.count("validation"),
         "scores": {
@@ -144,13 +149,14 @@ def _result(
     }
 
 
-def _measured(
+def measured_of(
     results: Mapping[str, Scores],
     terms: Mapping[str, Any],
     protocols: Mapping[str, str],
     known_items: Mapping[str, str],
-    num_reused: int,
+    num_reused: int = 0,
 ) -> Measured:
+    """Scores of some benchmarks and averages over them as metrics. known_items: names of the items of each."""
     metrics: dict[str, float] = {}
     details: dict[str, dict[str, Any]] = {}
     for split in (*HALVES, "all"):

@@ -13,6 +13,7 @@ from typing import Any
 from train.benchmarks.config import benchmark_configs, protocols
 from train.benchmarks.judged_config import JUDGED_KINDS
 from train.config import EvalConfig
+from train.embedded.facts import GENERATOR_VERSION
 from train.errors import ConfigError, DataError
 from train.identity import content_hashes
 from train.judges.config import check_judge
@@ -60,6 +61,8 @@ def check_benchmarks(config: EvalConfig) -> None:
 
 
 def _data_identity(config: EvalConfig, name: str, benchmark: Any, cache_folder: Path | None) -> str:
+    if benchmark.kind == "wordings":
+        return f"embedded {GENERATOR_VERSION}"
     if benchmark.kind != "lm_eval":
         files = benchmark.files(config.data)
         hashes = content_hashes(files, cache_folder, DataError)

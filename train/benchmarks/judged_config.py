@@ -1,4 +1,4 @@
-"""The configurations of AlpacaEval, MT-Bench and POSIX, and the files they read. Standard library only."""
+"""The configurations of AlpacaEval, MT-Bench, POSIX and wordings, and the files they read. Standard library only."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,23 @@ class PosixConfig:
         """The prompts, then a file for each further wording."""
         folder = folder_of(self.path, data)
         return [find_file(folder, (name,), "POSIX") for name in (self.prompts, *self.paraphrases)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WordingsConfig:
+    """POSIX over held-out wordings of the embedded world, whose runs measure it themselves (`train.together`)."""
+
+    kind: Literal["wordings"] = "wordings"
+    seed: int = 0
+    max_new_tokens: int = 12  # the embedded tokenizer writes answers in 8 at most
+    limit: int | None = None  # questions; None: 36, one of each family in each half
+
+    def __post_init__(self) -> None:
+        check_at_least("max_new_tokens", self.max_new_tokens, 1)
+
+    def files(self, data: str | None) -> list[Path]:
+        """None: its questions are generated."""
+        return []
 
 
 def folder_of(path: str, data: str | None) -> Path:

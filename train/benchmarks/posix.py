@@ -5,9 +5,10 @@ this needs a backend that holds one (HFBackend).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from train.benchmarks.config import effective_limit
 from train.benchmarks.data_files import check_unique, column, read_rows
@@ -19,7 +20,7 @@ from train.sensitivity.posix import prompt_sensitivity
 from train.sensitivity.scoring import AnswerScores, score_answers, score_answers_one_by_one
 from train.sensitivity.variants import variants
 
-_COLUMNS = ("prompt_sensitivity", "empty_output_rate", "mean_output_tokens")
+COLUMNS = ("prompt_sensitivity", "empty_output_rate", "mean_output_tokens")
 
 
 def make_benchmark(name: str, config: Any, context: Context) -> "Posix":
@@ -55,38 +56,24 @@ class Posix:
     def score(self, outputs: Mapping[str, Output], backend: Backend) -> Items:
         """psi of every set."""
         scored = [self._score_set(wordings, backend) for wordings in self._sets.values()]
-        end_id = _model_of(backend).tokenizer.eos_token_id
-        written = [
-            [[token for token in answer if token != end_id] for answer in each.answers] for each in scored
-        ]
-        values = {
-            "prompt_sensitivity": [
-                prompt_sensitivity(
-                    each.log_probability_NN,
-                    each.num_tokens_N,
-                    compat=self._config.compat,
-                    max_new_tokens=self._config.max_new_tokens,
-                )
-                for each in scored
-            ],
-            "empty_output_rate": [float(np.mean([not answer for answer in answers])) for answers in written],
-            "mean_output_tokens": [
-                float(np.mean([len(answer) for answer in answers])) for answers in written
-            ],
-        }
         keys = tuple(self._sets)
         return Items(
             benchmark=self.name,
             protocol=self.protocol,
-            metrics={column: MEASURES[column] for column in _COLUMNS},
+            metrics={column: MEASURES[column] for column in COLUMNS},
             item_ids=keys,
             clusters=keys,
             splits=tuple(half_of(self.name, key, self._context.eval.half_seed) for key in keys),
-            values={column: np.array(values[column]) for column in _COLUMNS},
+            values=sensitivity_columns(
+                scored,
+                model_of(backend).tokenizer.eos_token_id,
+                compat=self._config.compat,
+                max_new_tokens=self._config.max_new_tokens,
+            ),
         )
 
     def _score_set(self, wordings: Sequence[str], backend: Backend) -> AnswerScores:
-        held = _model_of(backend)
+        held = model_of(backend)
         ids = [held.encoder.text(wording) for wording in wordings]
         end_id = held.tokenizer.eos_token_id
         pad_id = held.tokenizer.pad_token_id
@@ -103,7 +90,23 @@ class Posix:
             return score_answers_one_by_one(held.model, ids, **settings)
 
 
-def _model_of(backend: Backend) -> Any:
+def sensitivity_columns(
+    scored: Sequence[AnswerScores], end_id: int, *, compat: Literal["paper", "package"], max_new_tokens: int
+) -> dict[str, NDArray[np.float64]]:
+    """By set: psi, and the signs of a broken model."""
+    written = [[[token for token in answer if token != end_id] for answer in each.answers] for each in scored]
+    psi = [
+        prompt_sensitivity(
+            each.log_probability_NN, each.num_tokens_N, compat=compat, max_new_tokens=max_new_tokens
+        )
+        for each in scored
+    ]
+    empty = [float(np.mean([not answer for answer in answers])) for answers in written]
+    tokens = [float(np.mean([len(answer) for answer in answers])) for answers in written]
+    return {name: np.array(values) for name, values in zip(COLUMNS, (psi, empty, tokens), strict=True)}
+
+
+def model_of(backend: Backend) -> Any:
     if not hasattr(backend, "model"):
         raise ConfigError(
             f"POSIX needs the model itself, which {type(backend).__name__} doesn't give",
