@@ -7,6 +7,7 @@ that is stopped, swapped out or asleep for an hour is alive. Only for a claim of
 processes nobody here can see, does the age of its heartbeat decide.
 """
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -32,6 +33,7 @@ class Owner:
     worker: str = ""  # for people
     claimed_at: float = 0.0  # seconds since 1970
     job: str = ""  # of a scheduler, see `sweep.slurm.jobs`; "" for a process of its own
+    num_oom_kills: int = 0  # of the machine, since it started
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -51,6 +53,7 @@ def this_process(worker: str = "") -> Owner:
         worker=worker,
         claimed_at=time.time(),
         job=os.environ.get(JOB_VARIABLE, ""),
+        num_oom_kills=num_oom_kills(),
     )
 
 
@@ -105,6 +108,17 @@ def process_start(pid: int) -> str | None:
     if len(fields) < 20 or fields[0] in ("Z", "X", "x"):
         return None
     return fields[19]
+
+
+def num_oom_kills() -> int:
+    """How many processes the kernel has ended for lack of memory, here or in our control group."""
+    total = 0
+    for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path(path).read_text(encoding="ascii").splitlines():
+                if line.startswith("oom_kill "):
+                    total += int(line.split()[1])
+    return total
 
 
 _PLACE: list[tuple[str, str, str]] = []  # it can't change while a process lives

@@ -184,6 +184,9 @@ def _try_everything(probe: Path) -> None:
         os.fsync(stream.fileno())
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.link(probe / "file", probe / "hard")
+    with contextlib.suppress(FileExistsError):
+        os.link(probe / "file", probe / "hard")
+        raise OSError(errno.ENOTSUP, "two writers may create one file")
     os.symlink("file", probe / "soft")
     os.replace(probe / "hard", probe / "renamed")
 

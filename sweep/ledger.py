@@ -29,22 +29,14 @@ from typing import Any
 
 from sweep.attempts import Heartbeat, attempts_in, believed_record, read_heartbeat, tail
 from sweep.claims import Owner, is_alive, owner_from_dict, this_process
+from sweep.deaths import deaths_in_a_row
 from sweep.spec import Status
 from train.files import read_json, write_json_atomic, write_json_exclusive
 from train.record import Failure, RunRecord, record_to_dict
 from train.secrets import scrub
 
-MAX_ATTEMPTS = 5  # deaths in a row, none getting further than the one before, until a run counts as failed
+MAX_ATTEMPTS = 5  # deaths in a row, none getting further, until a run counts as failed (see `sweep.deaths`)
 BEAT_EVERY_S = 2.0
-NOT_ITS_FAULT = (
-    "cancelled",
-    "timeout",
-    "preempted",
-    "node_fail",
-    "cuda_oom",
-    "packed_oom",
-    "disk_full",
-)  # losses that aren't counted
 CLAIMABLE = (Status.PLANNED, Status.INTERRUPTED, Status.LOST)
 
 
@@ -211,28 +203,10 @@ class Ledger:
             return state(Status.RUNNING)
         if attempts_in(self.folder(fingerprint)) != files or self.record(fingerprint) is not None:
             return self.status(fingerprint)  # its last word came between our two looks
-        deaths = self._deaths_in_a_row(fingerprint, files)
-        if deaths >= self.max_attempts:
-            return state(Status.FAILED, self._crash(fingerprint, attempt, deaths))
+        deaths = deaths_in_a_row(lambda *names: self.attempt_path(fingerprint, *names), files)
+        if deaths.are_enough(self.max_attempts):
+            return state(Status.FAILED, self._crash(fingerprint, attempt, deaths.num))
         return state(Status.LOST)
-
-    def _deaths_in_a_row(self, fingerprint: str, files: Mapping[int, set[str]]) -> int:
-        """How many of the latest attempts died without a word and without getting further than the next one.
-
-        A run that is killed from outside but gets further each time isn't at fault, however often it happens.
-        """
-        deaths, step_after = 0, None
-        for attempt in sorted(files, reverse=True):
-            if files[attempt] & {"retry", "failure.json", "released", "paused"}:
-                break
-            if self.loss(fingerprint, attempt).get("kind") in NOT_ITS_FAULT:
-                continue
-            heartbeat = read_heartbeat(self.attempt_path(fingerprint, attempt, "heartbeat"))
-            step = heartbeat.step if heartbeat else 0
-            if step_after is not None and step < step_after:
-                break
-            deaths, step_after = deaths + 1, step
-        return deaths
 
     def _failure(self, fingerprint: str, attempt: int) -> Failure:
         record = believed_record(self.attempt_path(fingerprint, attempt, "failure.json"), fingerprint)

@@ -12,8 +12,6 @@ import os
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -128,6 +126,9 @@ class Notifier:
 
 def post(address: str, text: str, timeout_s: float = TIMEOUT_S) -> tuple[str, bool]:
     """Send a text: "" or what went wrong, and whether it may have arrived. Nothing said holds the address."""
+    import urllib.error  # here, as every command imports this module
+    import urllib.request
+
     outcome: list[tuple[str, bool]] = []
 
     def send() -> None:

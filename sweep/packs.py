@@ -10,6 +10,7 @@ was lost is trained by a task that trains nothing else. That loss (packed_oom) i
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -19,11 +20,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sweep.attempts import tail
+from sweep.claims import num_oom_kills
 from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.ledger import CLAIMABLE, Ledger
 from sweep.packing import Footprint, Place, footprint, runs_at_once
-from sweep.sharing import CROWDED, PACKED_OOM, Shared, num_oom_kills, pack_path, resident_gb
+from sweep.sharing import CROWDED, PACKED_OOM, Shared, pack_path, resident_gb
 from sweep.slurm.evidence import failure_class
 from sweep.spec import RunSpec, Status
 from sweep.timesheets import Entry, Timesheet, shifts
@@ -31,6 +33,7 @@ from sweep.workloads import workload_of
 from train.files import read_json, write_json_atomic
 
 NOTHING_LEFT, SAME_FAILURE = 0, 4  # as `sweep.worker` has them
+DISK_FULL = 7  # what a worker's process ends with that found no room to write
 POLL_S, LOOK_EVERY_S = 0.1, 1.0
 NUM_DEATHS = 3  # of workers, for no cause that is known
 _SHORT = 0.75  # of the memory: somebody who is killed while so much is taken was killed for it
@@ -71,7 +74,10 @@ class Pack:
         self._write()
 
     def run(self) -> int:
-        """Until no run is left that this task may take, or it is asked to stop; what its workers returned."""
+        """Until no run is left that this task may take, or it is asked to stop; what its workers returned.
+
+        Raises   OSError for a full disk, as one worker alone does, once all have ended.
+        """
         self._start(0)
         next_look = next_signal = time.monotonic() + LOOK_EVERY_S
         while self._children:
@@ -89,6 +95,8 @@ class Pack:
                 self._change(1, self._why)  # what is left must be measured first, or be alone
                 self._start(0)
         self._timesheet.beat()
+        if DISK_FULL in self._codes:
+            raise OSError(errno.ENOSPC, "packed runs found no room on the disk; they can be continued")
         return SAME_FAILURE if SAME_FAILURE in self._codes else next(filter(None, self._codes), NOTHING_LEFT)
 
     def _recall(self) -> None:
@@ -166,7 +174,11 @@ class Pack:
 
     def _has_more(self) -> bool:
         """Whether runs are left that no worker among others may take."""
-        if self.stop.is_set() or SAME_FAILURE in self._codes or self._num_deaths >= NUM_DEATHS:
+        if (
+            self.stop.is_set()
+            or {SAME_FAILURE, DISK_FULL} & set(self._codes)
+            or self._num_deaths >= NUM_DEATHS
+        ):
             return False
         if self._undone and CROWDED in self._codes:
             self._codes = [code for code in self._codes if code != CROWDED]
@@ -187,7 +199,9 @@ class Pack:
             _die_with_parent()
             shared = Shared(self._path, self.ledger)
             code = self._make_worker(index, shared).run()
-        except BaseException:
+        except BaseException as error:
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            code = DISK_FULL if is_full else 1
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -265,17 +279,16 @@ class Pack:
         self._write()
 
     def _write(self) -> None:
-        write_json_atomic(
-            self._path,
-            {
-                "class_name": self._class_name,
-                "runs_at_once": self._runs_at_once,
-                "why": self._why,
-                "measured": self._measured,
-                "shapes": self._shapes,
-                "undone": self._undone,
-            },
-        )
+        values = {
+            "class_name": self._class_name,
+            "runs_at_once": self._runs_at_once,
+            "why": self._why,
+            "measured": self._measured,
+            "shapes": self._shapes,
+            "undone": self._undone,
+        }
+        with contextlib.suppress(OSError):  # a full disk: nobody may be left alone for it
+            write_json_atomic(self._path, values)
 
     def _signal_all(self) -> None:
         for pid in self._children:

@@ -100,14 +100,3 @@ def resident_gb(pid: int) -> float:
     except (OSError, ValueError, IndexError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
-
-
-def num_oom_kills() -> int:
-    """How many processes the kernel has ended for lack of memory, here or in our control group."""
-    total = 0
-    for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
-        with contextlib.suppress(OSError, ValueError):
-            for line in Path(path).read_text(encoding="ascii").splitlines():
-                if line.startswith("oom_kill "):
-                    total += int(line.split()[1])
-    return total

@@ -6,6 +6,7 @@ secrets: line by line, private keys whole. Nobody signals it (a session of its o
 """
 
 import contextlib
+import faulthandler
 import os
 import selectors
 import signal
@@ -52,8 +53,9 @@ def scrubbed_file(path: Path) -> Iterator[int]:
 def scrub_own_output() -> Callable[[], None]:
     """From now on whatever this process and its children print is scrubbed, and now what is in its files already.
 
-    The answer, when called, waits until all is written.
+    The answer, when called, waits until all is written. A crash in a library says so, too.
     """
+    faulthandler.enable()
     numbers = []
     for streams in ((1, 2),) if os.path.sameopenfile(1, 2) else ((1,), (2,)):
         _mask_earlier_words(streams[0])

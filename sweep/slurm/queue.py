@@ -54,11 +54,7 @@ def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
             env={**os.environ, "SLURM_TIME_FORMAT": "%s"},
         )
     except FileNotFoundError as error:
-        raise LaunchError(
-            f"{command[0]} is not on PATH",
-            "a login node of a SLURM cluster",
-            "go there, load the site's slurm module, or say launcher=local",
-        ) from error
+        raise not_on_path(command[0]) from error
     except subprocess.TimeoutExpired as error:
         raise LaunchError(
             f"{command[0]} gave no answer for {timeout_s:.0f} s",
@@ -69,6 +65,15 @@ def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
         words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise LaunchError(f"{command[0]} says: {words}", "an answer", "")
     return done.stdout
+
+
+def not_on_path(program: str) -> LaunchError:
+    """What to do about it."""
+    return LaunchError(
+        f"{program} is not on PATH",
+        "a login node of a SLURM cluster",
+        "go there, load the site's slurm module, or say launcher=local",
+    )
 
 
 def read_queue() -> dict[str, Queued]:

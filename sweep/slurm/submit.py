@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from sweep.launcher import LauncherConfig
 from sweep.slurm.batches import Batch, announce, folder_of, new_batch, write_answer
 from sweep.slurm.classes import ResourceClass
 from sweep.slurm.job import Request, work
-from sweep.slurm.queue import call, limit_of_arrays
+from sweep.slurm.queue import call, limit_of_arrays, not_on_path
 from sweep.trainers import TRAINER
 from train.files import read_json, write_json_atomic
 
@@ -126,8 +127,11 @@ def submit_workers(
 
     Raises   LaunchError in the scheduler's words, with the setting to change.
     """
+    if shutil.which("sbatch") is None:
+        raise not_on_path("sbatch")
     most = launcher.max_array_size or (limit_of_arrays() if num_workers > 100 else 100)
     submitted: list[Batch] = []
+    is_first = not (folder_of(folder) / "probe.json").exists()
     probe = send_probe(folder, launcher, resources) if num_workers > 1 else ""
     while num_workers > 0:
         size = min(most, num_workers)
@@ -150,6 +154,10 @@ def submit_workers(
             say(f"the queue takes no more for now ({problem}); {num_workers} more workers with the next look")
             break
         if problem:
+            if probe and is_first and not submitted:  # nobody waits for it
+                forget_probe(folder)
+                with contextlib.suppress(LaunchError):
+                    call("scancel", probe)
             raise refusal(problem)
         submitted.append(replace(batch, job=job))
         num_workers -= size

@@ -180,6 +180,12 @@ ALONE = {
     "a full disk": Fault(
         fill_the_disk, 6, ("disk_full",), settings={"disk_mb": 8, "hung_s": 60.0, **ELSEWHERE}
     ),
+    "a full disk under packed runs": Fault(
+        fill_the_disk,
+        6,
+        ("disk_full",),
+        settings={"disk_mb": 8, "hung_s": 60.0, "max_jobs": 1, "pack": 2, "cpus_per_worker": 2, **ELSEWHERE},
+    ),
     "a terminal that closes": Fault(close_the_terminal, settings=ELSEWHERE, begin=nothing),
     "too little memory": Fault(
         nothing,

@@ -1,5 +1,7 @@
 """Sweeps on a real SLURM: detached, in few calls, equal to the local launcher's bit for bit."""
 
+import os
+import shutil
 import time
 
 import pytest
@@ -151,20 +153,77 @@ REFUSALS = {
     "partition": (["launcher.partition=nowhere"], "launcher.partition"),
     "gpus": (["model.gpus=9", "launcher.partition=gpu"], "launcher.gpus"),
     "memory": (["launcher.memory_gb=900"], "launcher.memory_gb"),
+    "no such gres": (["model.gpus=1", "launcher.gres='tpu:{gpus}'"], "launcher.gres"),
     "constraint": (["launcher.constraint=quantum"], "launcher.constraint"),
     "option": (["launcher.sbatch=['--no-such-option=1']"], "launcher.sbatch"),
 }
 
 
+def at_work() -> set[str]:
+    """What waits or works in the queue."""
+    return {key for key, task in read_queue().items() if task.is_waiting or task.is_working}
+
+
+def assert_nothing_was_sent(before):
+    deadline = time.monotonic() + 10  # in which one that was taken back ends
+    while more := at_work() - before:
+        assert time.monotonic() < deadline, more
+        time.sleep(0.2)
+
+
 @pytest.mark.parametrize("name", sorted(REFUSALS))
 def test_the_schedulers_words_and_the_setting_to_change(slurm, tmp_path, name):
     words, setting = REFUSALS[name]
+    before = at_work()
     done = run_command("sweep", "+grid=smoke_2x2", f"root={tmp_path}", "launcher=slurm", *words)
     assert done.returncode == 2, done.stdout + done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: sbatch says: ")
     assert setting in lines[0]
+    assert_nothing_was_sent(before)
+
+
+def test_without_sbatch_it_is_one_line(slurm, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("squeue", "scontrol", "scancel"):
+        (tools / name).symlink_to(shutil.which(name) or "/absent")
+    done = run_command(
+        "sweep", "+grid=smoke_2x2", f"root={tmp_path / 'root'}", "launcher=slurm", PATH=str(tools)
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: sbatch is not on PATH; expected a login node of a SLURM cluster")
+
+
+LACKING = {  # what a file system can't do -> what Python then sees
+    "hard links": ("link", "PermissionError(errno.EPERM, 'Operation not permitted')"),
+    "atomic rename": ("replace", "OSError(errno.ENOTSUP, 'Operation not supported')"),
+    "locks": ("flock", "OSError(errno.ENOLCK, 'No locks available')"),
+}
+
+
+@pytest.mark.parametrize("lacks", sorted(LACKING))
+def test_a_file_system_that_cannot_hold_results_is_refused_before_anything_is_sent(slurm, tmp_path, lacks):
+    call, error = LACKING[lacks]
+    (tmp_path / "sitecustomize.py").write_text(
+        "import errno, fcntl, os\n"
+        f"module = fcntl if {call!r} == 'flock' else os\n"
+        f"real = module.{call}\n"
+        "def lacking(first, *rest, **named):\n"
+        f"    if {call!r} == 'flock' or '/root/' in str(first): raise {error}\n"
+        "    return real(first, *rest, **named)\n"
+        f"module.{call} = lacking\n"
+    )
+    before, places = at_work(), os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    words = ("+grid=smoke_2x2", f"root={tmp_path}/root", "launcher=slurm")
+    done = run_command("sweep", *words, PYTHONPATH=places)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: root={tmp_path}/root can't hold results: ")
+    assert "set root= to a folder on such a disk" in line
+    assert_nothing_was_sent(before)
 
 
 def test_without_a_scheduler_it_is_one_line(tmp_path):

@@ -11,8 +11,9 @@ import time
 import pytest
 from toys import failed, finished, toy_plan, toy_spec
 
-from sweep import claims
+from sweep import claims, deaths
 from sweep.claims import Owner, is_alive, process_lives, process_start, this_process
+from sweep.deaths import PATIENCE
 from sweep.errors import LedgerError
 from sweep.folder import SweepFolder, check_root, link_run, sweep_names
 from sweep.ledger import Ledger
@@ -247,13 +248,69 @@ def test_deaths_between_which_the_run_got_further_do_not_count(ledger, dead_proc
         bury(ledger, claim, dead_process)
     assert status(ledger) is Status.LOST
     for _ in range(4):
+        claim = ledger.claim(RUN)
+        claim.beat(11, 100)
+        bury(ledger, claim, dead_process)
+    assert status(ledger) is Status.FAILED
+
+
+def test_deaths_without_a_sign_of_the_runs_own_doing_end_it_much_later(ledger, dead_process):
+    """A storm of kills before its first step; the words of a library that found nothing wrong are no sign."""
+    for _ in range(5 * PATIENCE):
+        assert status(ledger) is not Status.FAILED
+        claim = ledger.claim(RUN)
+        claim.path("log").write_text("loading 100%, a significant signal 9 of sigmoid\n")
+        bury(ledger, claim, dead_process)
+        ledger.give_up(RUN, claim.attempt, "killed", "job 7 is FAILED on c1; its last heartbeat was 12 s ago")
+    assert status(ledger) is Status.FAILED
+    assert f"{5 * PATIENCE} times" in ledger.status(RUN).failure.message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Fatal Python error: Segmentation fault",
+        "terminate called after throwing an instance of 'c10::Error'",
+        "free(): invalid pointer",
+        "a process of the run was ended by SIGABRT",
+    ],
+)
+@pytest.mark.parametrize("place", ["log", "evidence"])
+def test_words_of_a_crash_are_such_a_sign(ledger, dead_process, words, place):
+    for _ in range(5):
+        claim = ledger.claim(RUN)
+        claim.path("log").write_text(words if place == "log" else "")
+        bury(ledger, claim, dead_process)
+        ledger.give_up(RUN, claim.attempt, "killed", words if place == "evidence" else "its worker is gone")
+    assert status(ledger) is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    ("evidence", "are_own"), [("signal 11", True), ("signal 9", False), ("exit code 3", True)]
+)
+def test_how_a_packed_worker_ended_is_a_sign(ledger, dead_process, evidence, are_own):
+    for _ in range(5):
+        claim = ledger.claim(RUN)
+        bury(ledger, claim, dead_process)
+        ledger.give_up(RUN, claim.attempt, "killed", f"its worker: ended by {evidence}")
+    assert (status(ledger) is Status.FAILED) == are_own
+
+
+def test_memory_that_ran_out_meanwhile_is_such_a_sign(ledger, dead_process, monkeypatch):
+    for attempt in range(1, 6):
+        monkeypatch.setattr(claims, "num_oom_kills", lambda number=attempt: number)
         bury(ledger, ledger.claim(RUN), dead_process)
+    monkeypatch.setattr(deaths, "num_oom_kills", lambda: 5)
+    assert status(ledger) is Status.LOST, "none ended while the last one lived"
+    monkeypatch.setattr(deaths, "num_oom_kills", lambda: 6)
     assert status(ledger) is Status.FAILED
 
 
 def test_max_attempts_is_the_callers(tmp_path, dead_process):
     ledger = Ledger(tmp_path, max_attempts=1)
-    bury(ledger, ledger.claim(RUN), dead_process)
+    claim = ledger.claim(RUN)
+    claim.beat(1, 10)
+    bury(ledger, claim, dead_process)
     assert status(ledger) is Status.FAILED
 
 
