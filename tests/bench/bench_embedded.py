@@ -5,8 +5,9 @@
 
 Each call measures one round, every way once, the first one in turn, and adds it to results/embedded_plane.json or
 embedded_question.json; --fresh begins a new file. Ours is `python -m sweep +grid=wit_5x5`: 13 runs and the base model,
-or 39, 2 checks and the base model, and the report; where main knows train.plane, also with train.plane=off. Theirs is
-trl_cell.py, whose first lines say what it doesn't do, padded or packed, whichever a first cell shows to be faster:
+or 39, 2 checks and the base model, and the report, which is made once more to know its part: theirs have none. Where
+this checkout knows train.plane, also with train.plane=off. Theirs is trl_cell.py, whose first lines say what it doesn't
+do, padded or packed, whichever a first cell shows to be faster:
 
 plane     a process for each of 13 cells, two at once; and 13 cells looped in two processes, one for each core
 question  Hydra's multirun with hydra-submitit-launcher's local launcher, a process for each of 72 cells. A random
@@ -119,7 +120,14 @@ def our_sweep(what: str, root: Path, words: tuple[str, ...]) -> dict[str, Any]:
     if len(finished) != expected:
         raise RuntimeError(f"{len(finished)} runs finished, not {expected}")
     best = max(record["metrics"]["validation_exact_answer"] for record in finished)
-    return rounded(cost) | {"runs": len(finished), "best_validation_exact_answer": best}
+    again = [sys.executable, "-m", "analysis", "+grid=wit_5x5", *question, f"root={root}", *words]
+    report = cost_of(again, environment=ONE_THREAD)
+    return rounded(cost) | {
+        "report": rounded(report),
+        "training": rounded(Cost(cost.wall_s - report.wall_s, cost.cpu_s - report.cpu_s)),
+        "runs": len(finished),
+        "best_validation_exact_answer": best,
+    }
 
 
 def trials_of(data: Path) -> dict[str, Any]:
@@ -193,13 +201,26 @@ def trl_hydra(folder: Path, data: Path, rows: str, number: int) -> dict[str, Any
     }
 
 
+def whole(entry: dict[str, Any]) -> dict[str, Any]:
+    """What a way cost."""
+    return entry
+
+
+def without_report(entry: dict[str, Any]) -> dict[str, Any]:
+    """What it cost without what only ours has."""
+    return entry.get("training", entry)
+
+
 def summary(what: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Every round, the ratios to ours, the verdict."""
     others = [name for name in rounds[0] if name not in ("ours", "trials", "trl_rows")]
     over = {
         name: {
-            key.removesuffix("_s"): estimate([each[name][key] / each["ours"][key] for each in rounds])
+            f"{key.removesuffix('_s')}{suffix}": estimate(
+                [part(each[name])[key] / part(each["ours"])[key] for each in rounds]
+            )
             for key in ("wall_s", "cpu_s")
+            for suffix, part in (("", whole), ("_without_report", without_report))
         }
         for name in others
     }
