@@ -85,13 +85,14 @@ def test_the_question_is_promised_in_wall_and_cpu_and_the_plane_in_wall_alone():
     def one(wall_s, cpu_s):
         return {"wall_s": wall_s, "cpu_s": cpu_s}
 
-    common = {"trials": {}, "trl_rows": "padded", "ours": one(10, 10)}
+    common = {"ours": one(10, 10) | {"training": one(5, 5)}}
     question = [common | {"trl_hydra": one(90, 70)}]
     assert not embedded_summary("question", question)["kept"]
     plane = [common | {"trl_processes": one(60, 20), "trl_loops": one(30, 30)}]
     result = embedded_summary("plane", plane)
     assert result["kept"]
     assert result["over_ours"]["trl_loops"]["cpu"]["mean"] == 3.0
+    assert result["over_ours"]["trl_loops"]["cpu_without_report"]["mean"] == 6.0
 
 
 def test_the_peers_get_the_embedded_rows_and_the_model(tmp_path):
