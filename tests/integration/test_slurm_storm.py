@@ -273,7 +273,7 @@ def test_many_faults_in_one_sweep(slurm, tmp_path: Path, seed):
 REAL = (
     "+grid=smoke_2x2",
     f"grid.seeds={list(range(33))}".replace(" ", ""),  # 3 x 33 runs, and the base
-    "dataset.num_train_rows=1024",  # a run of some seconds: the faults take minutes
+    "dataset.num_train_rows=640",  # a run of some seconds: the faults take minutes
     "dataset.num_validation_rows=16",
     "dataset.num_test_rows=16",
     "dataset.num_robustness_rows=0",
