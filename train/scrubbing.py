@@ -29,25 +29,18 @@ _BEGIN, _END = b"-----BEGIN ", b"-----END "
 
 
 @contextlib.contextmanager
-def scrubbed(destination: int) -> Iterator[int]:
-    """A file descriptor to print to; at the end all that was printed is in `destination`, scrubbed."""
-    number, pipe = _helper().open(destination)
+def scrubbed_file(path: Path) -> Iterator[int]:
+    """A file descriptor to print to; at the end all that was printed is appended to the file, scrubbed."""
+    file, helper = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), _helper()
+    try:
+        number, pipe = helper.open(file)
+    finally:
+        os.close(file)
     try:
         yield pipe
     finally:
         os.close(pipe)
-        _helper().flush(number)
-
-
-@contextlib.contextmanager
-def scrubbed_file(path: Path) -> Iterator[int]:
-    """The same for what is appended to a file."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        with scrubbed(file) as pipe:
-            yield pipe
-    finally:
-        os.close(file)
+        helper.flush(number)
 
 
 def scrub_own_output() -> Callable[[], None]:
@@ -56,10 +49,10 @@ def scrub_own_output() -> Callable[[], None]:
     The answer, when called, waits until all is written. A crash in a library says so, too.
     """
     faulthandler.enable()
-    numbers = []
+    numbers, helper = [], _helper()
     for streams in ((1, 2),) if os.path.sameopenfile(1, 2) else ((1,), (2,)):
         _mask_earlier_words(streams[0])
-        number, pipe = _helper().open(streams[0])
+        number, pipe = helper.open(streams[0])
         for stream in streams:
             os.dup2(pipe, stream)
         os.close(pipe)
@@ -70,7 +63,7 @@ def scrub_own_output() -> Callable[[], None]:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         for number in numbers:
-            _helper().flush(number)
+            helper.flush(number)
 
     return drain
 
@@ -87,7 +80,7 @@ class _Helper:
     """Our end of the helper process."""
 
     def __init__(self) -> None:
-        self.owner, self._num_pipes, self._lock = os.getpid(), 0, threading.Lock()
+        self._owner, self._is_lost, self._num_pipes, self._lock = os.getpid(), False, 0, threading.Lock()
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(_PATIENCE_S)
         places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -113,16 +106,23 @@ class _Helper:
 
     def flush(self, number: int) -> None:
         """Wait until what was written to a pipe is in its file; a helper that is gone can't be waited for."""
-        with contextlib.suppress(OSError), self._lock:
-            self._socket.sendall(_MESSAGE.pack(_FLUSH, number))
-            self._socket.recv(1)
+        try:
+            with self._lock:
+                self._socket.sendall(_MESSAGE.pack(_FLUSH, number))
+                self._socket.recv(1)
+        except OSError:
+            self._is_lost = True
+
+    def serves(self) -> bool:
+        """Whether this process may ask it: a forked child must not talk over its parent."""
+        return self._owner == os.getpid() and not self._is_lost and self._process.poll() is None
 
 
-_HELPERS: list[_Helper] = []  # one; a forked child, which must not talk over its parent's, adds its own
+_HELPERS: list[_Helper] = []  # the last serves
 
 
 def _helper() -> _Helper:
-    if not _HELPERS or _HELPERS[-1].owner != os.getpid():
+    if not _HELPERS or not _HELPERS[-1].serves():
         _HELPERS.append(_Helper())
     return _HELPERS[-1]
 

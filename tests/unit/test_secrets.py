@@ -9,6 +9,7 @@ import time
 import pytest
 from planning import composed
 
+from train import scrubbing
 from train.compose import compose_run, parse_overrides
 from train.errors import ConfigError, UserError
 from train.failures import failure_from_exception
@@ -215,3 +216,13 @@ with scrubbed_file({str(path)!r}) as pipe:
     while path.read_bytes() != whole + f"\nfour {HIDDEN}".encode():
         assert time.monotonic() < deadline, path.read_bytes()
         time.sleep(0.02)
+
+
+def test_a_helper_that_was_killed_is_replaced(tmp_path):
+    for attempt in range(3):
+        with scrubbing.scrubbed_file(tmp_path / "log") as pipe:
+            os.write(pipe, f"{attempt} HF_TOKEN={SECRET}\n".encode())
+        process = scrubbing._HELPERS[-1]._process
+        process.kill()
+        process.wait()
+    assert (tmp_path / "log").read_text() == "".join(f"{attempt} HF_TOKEN={HIDDEN}\n" for attempt in range(3))
