@@ -255,13 +255,13 @@ class Tender:
             for name, state in states.items()
             if state.attempt and state.status is not Status.FINISHED
         }
-        for resources, runs in by_class(
-            self.plan.runs, launcher, host_ooms, default_memory_gb(self.folder)
-        ).items():
-            states = [found.states[spec.fingerprint] for spec in runs]
-            for spec, state in zip(runs, states, strict=True):
-                if state.status in CLAIMABLE:
+        classes = by_class(self.plan.runs, launcher, host_ooms, default_memory_gb(self.folder))
+        for resources, runs in classes.items():  # all of them, before the first is sent
+            for spec in runs:
+                if found.states[spec.fingerprint].status in CLAIMABLE:
                     check_time(spec, resources, launcher)
+        for resources, runs in classes.items():
+            states = [found.states[spec.fingerprint] for spec in runs]
             known = batches(self.folder, [(task.batch, task.key) for task in queue.values()])
             lacking = num_lacking(
                 states,

@@ -10,7 +10,7 @@ import pytest
 from commands import PROJECT, run_command
 from slurm_sweeps import toy_tender
 from test_kill import results
-from test_slurm_sweeps import SMALL, finish
+from test_slurm_sweeps import SMALL, assert_nothing_was_sent, at_work, finish
 from toy_sweep import toy_plan
 
 from sweep.errors import LaunchError
@@ -147,6 +147,7 @@ def test_where_jobs_may_not_be_queued_again_a_successor_goes_on(slurm, tmp_path)
 
 
 def test_a_limit_shorter_than_a_save_is_refused(slurm, tmp_path):
+    before = at_work()
     done = run_command(
         "sweep",
         "+grid=smoke_2x2",
@@ -159,6 +160,7 @@ def test_a_limit_shorter_than_a_save_is_refused(slurm, tmp_path):
     assert done.returncode == 2
     assert "ends before" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert_nothing_was_sent(before)
 
 
 def test_cancel_takes_waiting_workers_away_and_running_ones_save(slurm, tmp_path):
