@@ -24,7 +24,7 @@ def cautions(table: Table, study: Study, config: AnalysisConfig) -> tuple[str, .
         _alarms(study),
         _below_base(study),
         _empty_outputs(records, config.max_empty_output_rate),
-        _mixed(records),
+        mixed_environments(records),
         _changed_code(records),
         _unpaired(study),
     ]
@@ -136,12 +136,22 @@ def _empty_outputs(records: list[RunRecord], limit: float) -> str:
     )
 
 
-def _mixed(records: list[RunRecord]) -> str:
+def mixed_environments(records: list[RunRecord]) -> str:
+    """One sentence naming what differs between the runs but not between their configurations; "" for nothing."""
     parts = []
     for key, noun in (("git_commit", "commits"), ("device", "devices"), ("torch", "torch versions")):
         values = sorted({str(record.environment[key]) for record in records if key in record.environment})
         if len(values) > 1:
             parts.append(f"{len(values)} {noun}")
+    measured = sorted(
+        {
+            str(record.environment["measured_with"])
+            for record in records
+            if "measured_with" in record.environment
+        }
+    )
+    if len(measured) > 1:
+        parts.append(f"benchmarks measured with {' and with '.join(measured)}")
     return f"Runs are mixed from {', '.join(parts)}; see the protocol." if parts else ""
 
 

@@ -147,9 +147,11 @@ def _check_protocols(records: Iterable[RunRecord]) -> None:
             found = about.get("protocol"), about.get("items"), record.run_id
             first = known.setdefault(name, found)
             if first[:2] != found[:2]:
-                what = "protocols" if first[0] != found[0] else "sets of items"
+                which = 0 if first[0] != found[0] else 1
+                what = ("protocols", "sets of items")[which]
                 raise AnalysisError(
-                    f"{name} of {first[2]} and of {found[2]} were measured under two {what}",
+                    f"{name} of {first[2]} and of {found[2]} were measured under two {what} "
+                    f"({str(first[which])[:12]} and {str(found[which])[:12]})",
                     "one for all runs that are compared",
                     "say eval=NAME as it was measured, or evaluate all under it",
                 )

@@ -103,10 +103,13 @@ def answered(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, RunRecor
 
 
 def merged_record(record: RunRecord, measured: RunRecord) -> RunRecord:
-    """A run's record with its evaluation's metrics, and the time that took."""
+    """A run's record with its evaluation's metrics, what measured them, and the time that took."""
+    known = measured.environment
+    measured_with = ", ".join(f"{name} {known[name]}" for name in ("torch", "transformers") if name in known)
     return dataclasses.replace(
         record,
         metrics={**record.metrics, **measured.metrics},
         measured={**record.measured, **measured.measured},
+        environment={**record.environment, **({"measured_with": measured_with} if measured_with else {})},
         evaluation_s=record.evaluation_s + measured.evaluation_s,
     )

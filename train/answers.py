@@ -3,7 +3,7 @@
 Letters: N cells, P prompts, B rows, T positions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from train.tokens import TokenSplit
 # A batch writes until its last row ends, and one in fifty never does: rows that haven't ended after so many tokens
 # go on together. Cells of a stack don't: they end at different rows.
 _FIRST_TOKENS = 8
+_FEW = 0.25  # of a batch, so that going on costs less than waiting
 
 Answer = tuple[list[int], bool]  # tokens without the end token, and whether there was one
 
@@ -89,22 +90,24 @@ def generate(
     found_NPT = torch.zeros(num_cells, len(prompts), config.max_new_tokens, dtype=torch.int64, device=device)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     starts = range(0, len(order), config.batch_rows)[world.rank :: world.size]
-    own = [index for start in starts for index in order[start : start + config.batch_rows]]
-    first = config.max_new_tokens if num_cells > 1 else min(_FIRST_TOKENS, config.max_new_tokens)
-    for chunk in _chunks(own, config.batch_rows):
-        new_NBT = continued([prompts[index] for index in chunk], first)
+    first = _FIRST_TOKENS if num_cells == 1 and config.max_new_tokens > _FIRST_TOKENS else None
+    unended: list[tuple[int, list[int]]] = []
+    for start in starts:
+        chunk = order[start : start + config.batch_rows]
+        new_NBT = continued([prompts[index] for index in chunk], first or config.max_new_tokens)
         found_NPT[:, torch.tensor(chunk, device=device), : new_NBT.shape[2]] = new_NBT
-    begun = found_NPT[0, :, :first].tolist() if first < config.max_new_tokens else []
-    unended = [index for index in own if begun and end_id + 1 not in begun[index]]
-    for chunk in _chunks(unended, config.batch_rows):
-        texts = [[*prompts[index], *(value - 1 for value in begun[index])] for index in chunk]
-        new_NBT = continued(texts, config.max_new_tokens - first)
-        found_NPT[:, torch.tensor(chunk, device=device), first : first + new_NBT.shape[2]] = new_NBT
+        if first is not None:
+            rows = zip(chunk, (new_NBT[0] - 1).tolist(), strict=True)
+            left = [(index, tokens) for index, tokens in rows if end_id not in tokens]
+            unended += left
+            first = first if len(left) <= _FEW * len(chunk) else None  # of a model that seldom ends
+    for start in range(0, len(unended), config.batch_rows):
+        chunk, begun = zip(*unended[start : start + config.batch_rows], strict=True)
+        texts = [[*prompts[index], *tokens] for index, tokens in zip(chunk, begun, strict=True)]
+        new_NBT = continued(texts, config.max_new_tokens - _FIRST_TOKENS)
+        places = slice(_FIRST_TOKENS, _FIRST_TOKENS + new_NBT.shape[2])
+        found_NPT[:, torch.tensor(chunk, device=device), places] = new_NBT
     return [[_until_end(row, end_id) for row in rows] for rows in world.add(found_NPT).tolist()]
-
-
-def _chunks(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _until_end(row: Sequence[int], end_id: int) -> Answer:

@@ -1,5 +1,6 @@
 """lm-eval on our model in memory is lm-eval: item by item against its command line; IFEval without chance."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,9 +12,12 @@ import numpy
 import pytest
 import torch
 
-from train.benchmarks.config import protocols
+from train.benchmarks import lm_eval_tasks
+from train.benchmarks.config import benchmark_configs, protocols
 from train.benchmarks.evaluation import evaluate_benchmarks
 from train.benchmarks.hf_backend import HFBackend
+from train.benchmarks.identity import asked_protocols
+from train.benchmarks.interface import Context
 from train.benchmarks.prompts import PromptEncoder
 from train.config import EvalConfig, ModelConfig, build
 from train.errors import ConfigError, DataError
@@ -145,6 +149,37 @@ def test_every_item_equals_the_command_line(shared_data, backend, command_line, 
     assert measured.details["all_ifeval.instruction_strict"]["num_items"] == LIMIT
     again = measure(config, tmp_path, tmp_path / "cache", lambda: pytest.fail("nothing is left to measure"))
     assert again.metrics == measured.metrics
+
+
+def test_an_edited_file_of_the_same_name_is_asked_anew(shared_data, hubroot, tmp_path):
+    """Neither requests of this process nor those kept on disk are those of other data."""
+    hub = tmp_path / "hub" / "google" / "IFEval"
+    hub.mkdir(parents=True)
+    for path in (hubroot / "google" / "IFEval").iterdir():
+        if path.name == "README.md":
+            shutil.copy(path, hub)
+    lines = (hubroot / "google" / "IFEval" / "input_data.jsonl").read_text(encoding="utf-8").splitlines()[:2]
+    config = dataclasses.replace(
+        eval_config(shared_data, ifeval={"tasks": ["ifeval"], "hub": ["google/IFEval"]}),
+        data=str(tmp_path / "hub"),
+    )
+    asked, kept, names = [], [], []
+    for first in ("Write a poem.", "Write a letter.", "Write a poem."):
+        row = {**json.loads(lines[0]), "prompt": first}
+        (hub / "input_data.jsonl").write_text("\n".join([json.dumps(row), lines[1]]) + "\n")
+        for forget in (False, True):
+            if forget:
+                lm_eval_tasks._loaded.clear()
+            protocol = asked_protocols(config, tmp_path / "cache")["ifeval"]
+            context = Context(eval=config, protocol=protocol, cache_folder=tmp_path / "cache")
+            (benchmark,) = benchmark_configs(config.benchmarks).values()
+            requests = lm_eval_tasks.make_benchmark("ifeval", benchmark, context).requests({})
+            asked.append(requests[0].prompt)
+            names.append(protocol)
+        kept.append(len(list((tmp_path / "cache" / "lm_eval").rglob("*.pickle"))))
+    assert asked == ["Write a poem."] * 2 + ["Write a letter."] * 2 + ["Write a poem."] * 2
+    assert names[0] == names[1] == names[4] != names[2] == names[3]
+    assert kept == [1, 2, 2]
 
 
 def _rows(path: Path) -> list[dict]:

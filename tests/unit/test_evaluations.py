@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from planning import run_config
 
+from analysis.cautions import mixed_environments
 from analysis.table import AnalysisError, make_table
 from sweep.arguments import parse_arguments
 from sweep.compose import compose_sweep
@@ -106,8 +107,34 @@ def test_mixed_protocols_and_items_are_refused(plan, change):
     records[spec.fingerprint] = record(
         spec, {"validation_mmlu.exact_match": 0.5}, **{"protocol": "p", **change}
     )
-    with pytest.raises(AnalysisError, match="measured under two"):
+    with pytest.raises(AnalysisError, match=r"measured under two .*\(., other\)|\(. and other\)"):
         make_table(plan, records, {})
+
+
+def test_another_lm_eval_is_another_evaluation_of_the_same_run(plan, monkeypatch):
+    records = records_of(plan)
+    monkeypatch.setattr("train.benchmarks.config.versions", lambda packages: {"lm_eval": "0.4.99"})
+    newer = with_eval(3)
+    assert [spec.fingerprint for spec in newer.runs[::2]] == [spec.fingerprint for spec in plan.runs[::2]]
+    old, new = evaluations_by_run(plan), evaluations_by_run(newer)
+    assert all(old[name].fingerprint != new[name].fingerprint for name in old)
+    trained = {key: one for key, one in records.items() if one.stage != "evaluate"}
+    half = {**trained, new[plan.runs[0].fingerprint].fingerprint: record(newer.runs[1], {}, "q")}
+    merged = answered(newer, half)
+    assert not any(name.endswith("mmlu.exact_match") for one in merged.values() for name in one.metrics)
+    monkeypatch.setattr("train.benchmarks.config.versions", lambda packages: {"lm_eval": "absent"})
+    assert [spec.fingerprint for spec in with_eval(3).runs] == [spec.fingerprint for spec in plan.runs]
+
+
+def test_what_measured_the_benchmarks_is_named_where_it_differs(plan):
+    records = records_of(plan)
+    for spec, version in zip(plan.runs[1::2], ("5.23.0", "5.23.0", "5.23.0", "5.24.0"), strict=True):
+        old = records[spec.fingerprint]
+        records[spec.fingerprint] = dataclasses.replace(old, environment={"transformers": version})
+    merged = list(answered(plan, records).values())
+    said = "benchmarks measured with transformers 5.23.0 and with transformers 5.24.0"
+    assert said in mixed_environments(merged)
+    assert mixed_environments(merged[:3]) == ""
 
 
 def test_a_finished_run_without_weights_is_left_out_and_named(plan, tmp_path):

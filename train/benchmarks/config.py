@@ -26,8 +26,10 @@ from train.benchmarks.judged_config import (
 from train.errors import ConfigError
 from train.fingerprint import protocol_fingerprint
 from train.metrics import MEASURES
+from train.provenance import versions
 from train.schema import Tree, build, check_at_least, config_to_dict
 
+_LM_EVAL_VERSION = "0.4.13"  # what evaluations were made with when its version entered the protocol
 BENCHMARK_VERSION = 1  # raise it when a change of code alters scores that the configuration can't show
 
 
@@ -94,6 +96,8 @@ def protocols(config: Any, data_identity: Mapping[str, str]) -> dict[str, str]:
     """The fingerprint of each benchmark's protocol by name. config: an EvalConfig.
 
     data_identity   of each benchmark that reads local files: the hash of what they hold.
+
+    lm-eval's tasks change with its version, so another one is another protocol and never stands beside the first.
     """
     return {
         name: protocol_fingerprint(
@@ -105,6 +109,7 @@ def protocols(config: Any, data_identity: Mapping[str, str]) -> dict[str, str]:
                     for key, value in config_to_dict(benchmark).items()
                     if key not in ("hub", "path") and value is not None
                 },
+                **(_lm_eval_version() if benchmark.kind == "lm_eval" else {}),
                 **({"judge": judge_identity(config.judge)} if benchmark.kind in JUDGED_KINDS else {}),
                 "limit": effective_limit(benchmark, config.limit),
                 "add_bos": config.add_bos,
@@ -114,6 +119,12 @@ def protocols(config: Any, data_identity: Mapping[str, str]) -> dict[str, str]:
         )
         for name, benchmark in benchmark_configs(config.benchmarks).items()
     }
+
+
+def _lm_eval_version() -> dict[str, str]:
+    """Of what is installed; nothing for the first version, and where none is, such as where reports are read."""
+    version = versions(("lm_eval",))["lm_eval"]
+    return {} if version in (_LM_EVAL_VERSION, "absent") else {"lm_eval": version}
 
 
 def evaluation_fingerprint(

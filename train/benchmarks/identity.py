@@ -31,7 +31,7 @@ _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".md", ".gz")
 def asked_protocols(config: EvalConfig, cache_folder: Path | None) -> dict[str, str]:
     """The fingerprint of each benchmark's protocol, local data included; DataError for a folder without them."""
     identities = {
-        name: _data_identity(config, name, benchmark, cache_folder)
+        name: data_identity(config, name, benchmark, cache_folder)
         for name, benchmark in benchmark_configs(config.benchmarks).items()
         if config.data is not None or benchmark.kind != "lm_eval"
     }
@@ -60,7 +60,8 @@ def check_benchmarks(config: EvalConfig) -> None:
         )
 
 
-def _data_identity(config: EvalConfig, name: str, benchmark: Any, cache_folder: Path | None) -> str:
+def data_identity(config: EvalConfig, name: str, benchmark: Any, cache_folder: Path | None) -> str:
+    """The content of the local files that a benchmark reads; DataError where they are absent."""
     if benchmark.kind == "wordings":
         return f"embedded {GENERATOR_VERSION}"
     if benchmark.kind != "lm_eval":

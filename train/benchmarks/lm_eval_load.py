@@ -42,8 +42,9 @@ def import_lm_eval(name: str) -> Any:
 
 
 def load_tasks(
-    name: str, config: LmEvalConfig, limit: int | None, cache_folder: Path | None
+    name: str, config: LmEvalConfig, limit: int | None, cache_folder: Path | None, data_identity: str
 ) -> list[LoadedTask]:
+    """The tasks with their requests, which are kept by what the data hold: lm-eval itself asks for the name only."""
     import lm_eval.api.task
     import lm_eval.caching.cache
     from tqdm import tqdm
@@ -64,7 +65,7 @@ def load_tasks(
         keeps = False
         if cache_folder is not None and number is None:  # a part isn't worth keeping
             keeps = True
-            version = f"{lm_eval.__version__}-{task.VERSION}"
+            version = f"{lm_eval.__version__}-{task.VERSION}-{data_identity[:16]}"
             lm_eval.caching.cache.PATH = str(cache_folder / "lm_eval" / version)
         task.build_all_requests(limit=number, rank=0, world_size=1, cache_requests=keeps)
         docs = list(task.doc_iterator(rank=0, limit=number, world_size=1))

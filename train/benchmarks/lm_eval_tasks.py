@@ -15,6 +15,7 @@ from typing import Any
 from train.benchmarks import ifeval
 from train.benchmarks.columns import OUTPUT_MEASURES, Columns, output_values
 from train.benchmarks.config import LmEvalConfig, effective_limit
+from train.benchmarks.identity import data_identity
 from train.benchmarks.interface import Backend, Choice, Context, Output, Request
 from train.benchmarks.lm_eval_load import LoadedTask, data_from, import_lm_eval, load_tasks, quiet, seeded
 from train.errors import ConfigError, UserError
@@ -50,12 +51,13 @@ def make_benchmark(name: str, config: LmEvalConfig, context: Context) -> "LmEval
     import_lm_eval(name)
     data = Path(context.eval.data).expanduser() if context.eval.data else None
     limit = effective_limit(config, context.eval.limit)
-    key = (config.tasks, config.num_fewshot, limit, data, context.cache_folder)
+    identity = data_identity(context.eval, name, config, context.cache_folder) if data else "hub"
+    key = (config.tasks, config.num_fewshot, limit, data, identity, context.cache_folder)
     if key not in _loaded:
         with quiet(), seeded(), data_from(data, context.cache_folder):
             if any("ifeval" in task for task in config.tasks):
                 ifeval.find_punkt(Path(context.eval.punkt).expanduser() if context.eval.punkt else None)
-            _loaded[key] = load_tasks(name, config, limit, context.cache_folder)
+            _loaded[key] = load_tasks(name, config, limit, context.cache_folder, identity)
     return LmEvalBenchmark(name, config, context, _loaded[key])
 
 

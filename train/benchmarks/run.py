@@ -56,8 +56,9 @@ def evaluate_run(
     protocols = asked_protocols(config.eval, workbench.cache_folder)
     if evaluation_fingerprint(measured_run["fingerprint"], protocols, config.eval.aggregates) != fingerprint:
         raise DataError(
-            f"the files of eval.data={config.eval.data} changed since the plan was made",
-            "the same files",
+            f"what {', '.join(protocols)} are asked with changed since the plan was made: "
+            f"files of eval.data={config.eval.data}, or the installed lm-eval",
+            "the same files and version",
             "run the same line again: it makes a new plan",
         )
     adapted: list[nn.Module] = []
