@@ -20,6 +20,7 @@ from train.errors import ConfigError, DataError
 from train.files import write_json_atomic
 from train.fingerprint import fingerprint
 from train.record import RunRecord, record_to_dict
+from train.schema import Tree
 
 
 def plan_of(*words):
@@ -58,7 +59,7 @@ def test_neither_data_folders_nor_speed_enter_a_runs_identity():
     asked = dataclasses.replace(
         plain,
         eval=dataclasses.replace(
-            plain.eval, benchmarks={"quiz": {"kind": "lm_eval", "tasks": ["x"]}}, limit=3
+            plain.eval, benchmarks=Tree({"quiz": {"kind": "lm_eval", "tasks": ["x"]}}), limit=3
         ),
     )
     names = [fingerprint(one, model_identity="m", dataset_identity="d") for one in (plain, asked)]

@@ -121,8 +121,11 @@ def _manager(wanted: Sequence[str], *, everything: bool) -> Any:
 
 
 @contextlib.contextmanager
-def data_from(folder: Path | None, cache_folder: Path | None) -> Iterator[None]:
-    """Data sets by their hub names out of a folder laid out like the hub, without changing directory."""
+def data_from(folder: Path | None, cache_folder: Path | None, data_identity: str) -> Iterator[None]:
+    """Data sets by their hub names out of a folder laid out like the hub, without changing directory.
+
+    `datasets` keeps its tables by the folder's name, whatever its files hold now: here by data_identity too.
+    """
     import datasets
 
     if folder is None:
@@ -138,7 +141,7 @@ def data_from(folder: Path | None, cache_folder: Path | None) -> Iterator[None]:
                 "put it there, or leave eval.data out to download it",
             )
         if cache_folder is not None:
-            settings["cache_dir"] = str(cache_folder / "datasets")
+            settings["cache_dir"] = str(cache_folder / "datasets" / data_identity[:16])
         return original(str(folder / path), name, **settings)
 
     datasets.load_dataset = load  # type: ignore[assignment]

@@ -54,7 +54,7 @@ def make_benchmark(name: str, config: LmEvalConfig, context: Context) -> "LmEval
     identity = data_identity(context.eval, name, config, context.cache_folder) if data else "hub"
     key = (config.tasks, config.num_fewshot, limit, data, identity, context.cache_folder)
     if key not in _loaded:
-        with quiet(), seeded(), data_from(data, context.cache_folder):
+        with quiet(), seeded(), data_from(data, context.cache_folder, identity):
             if any("ifeval" in task for task in config.tasks):
                 ifeval.find_punkt(Path(context.eval.punkt).expanduser() if context.eval.punkt else None)
             _loaded[key] = load_tasks(name, config, limit, context.cache_folder, identity)
