@@ -47,7 +47,7 @@ from analysis.sampling import Sample, effective_sample_size, posterior_weights
 
 SHARES = ("common", "model", "dataset", "interaction")
 ENOUGH = 50  # effective sample size
-_MAX_ROUNDS = 10
+_MAX_ROUNDS = 16
 _POINTS_PER_DIMENSION = 5  # that a proposal's covariance is made of
 
 

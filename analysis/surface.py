@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from analysis.gaussian import Grouped, Points, Setting, asked_of, grouped, root_of, solve
@@ -73,11 +73,18 @@ class Posterior:
         asked = asked_of(self.data, prompt_weights, response_weights)
         generator = np.random.default_rng([self.seed, 1])
         found = []
-        for setting in self.settings:
+        for setting, count in zip(self.settings, self._counts(num_draws), strict=True):
             mean_Q, covariance_QQ = setting.predict(asked)
-            normal_KQ = generator.standard_normal((max(1, round(num_draws * setting.share)), mean_Q.size))
+            normal_KQ = generator.standard_normal((count, mean_Q.size))
             found.append(mean_Q + normal_KQ @ root_of(covariance_QQ).T)
         return np.concatenate(found) + self.data.centre
+
+    def models_of_draws(self, num_draws: int = 2048) -> NDArray[np.str_]:
+        """Which of the surfaces each of `draws` comes from, shape (K,)."""
+        return np.repeat([setting.model for setting in self.settings], self._counts(num_draws))
+
+    def _counts(self, num_draws: int) -> list[int]:
+        return [max(1, round(num_draws * setting.share)) for setting in self.settings]
 
     def moments(self, prompt_weights: ArrayLike, response_weights: ArrayLike) -> tuple[Floats, Floats]:
         """Mean (Q,) and covariance (Q, Q) over draws and settings, without Monte Carlo error of draws."""

@@ -6,7 +6,7 @@ whose weight walks from one metric to the other, so that the whole trade-off is 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,11 +16,12 @@ from analysis.optimum import Optimum, find_optimum
 from analysis.search.knowledge import batch
 from analysis.search.questions import Told
 from analysis.search.scales import Scale, scale_of
-from analysis.surface import QUICK, Posterior, fit_surface
+from analysis.surface import QUICK, Effort, Posterior, fit_surface
 from sweep.candidates import Weights, van_der_corput
 from train.metrics import Metric
 
 NUM_DRAWS = 1024
+PLAUSIBLE = 0.1  # posterior weight from which a surface must agree before the region counts as known
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,22 @@ class Belief:
         return np.asarray(sum(weight * row[:number] for weight, row in zip(weights, rows, strict=True)))
 
     def optimum(self, share: float, epsilon_points: float) -> Optimum:
-        """The recommended candidate and how sure it is, for the metrics' weighted sum."""
-        return find_optimum(self.draws(share), epsilon_points)
+        """The recommended candidate and how sure it is, for the metrics' weighted sum.
+
+        `sure` is the least of P(regret <= epsilon) over the average and over every surface (flat, ratio only, ...)
+        that the runs leave PLAUSIBLE: a search chooses its runs by the same average that would declare it over, and
+        averages hide that the runs haven't yet decided between surfaces whose optima differ.
+        """
+        draws_KC = self.draws(share)
+        found = find_optimum(draws_KC, epsilon_points)
+        is_near_K = draws_KC.max(axis=1) - draws_KC[:, found.best] <= epsilon_points
+        sure = found.sure
+        for posterior in self.posteriors:
+            model_K = posterior.models_of_draws(NUM_DRAWS)[: len(draws_KC)]
+            for model, weight in posterior.model_weights.items():
+                if weight >= PLAUSIBLE and (model_K == model).any():
+                    sure = min(sure, float(is_near_K[model_K == model].mean()))
+        return replace(found, sure=sure)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -60,8 +75,14 @@ class Belief:
         return (1.0,) if len(self.posteriors) == 1 else (0.0, 0.5, 1.0)
 
 
-def believe(places: Sequence[Weights], told: Sequence[Told], metrics: Sequence[Metric], seed: int) -> Belief:
-    """The posterior of every metric, from all runs told. One run at least."""
+def believe(
+    places: Sequence[Weights],
+    told: Sequence[Told],
+    metrics: Sequence[Metric],
+    seed: int,
+    effort: Effort = QUICK,
+) -> Belief:
+    """The posterior of every metric, from all runs told. One run at least. QUICK is for proposals, not for claims."""
     posteriors, scales = [], []
     for metric in metrics:
         scores = [run.metrics[metric.name] for run in told]
@@ -72,7 +93,7 @@ def believe(places: Sequence[Weights], told: Sequence[Told], metrics: Sequence[M
             0.0,
             [run.seed for run in told],
         )
-        posteriors.append(fit_surface(points, BENCHMARK, seed, effort=QUICK))
+        posteriors.append(fit_surface(points, BENCHMARK, seed, effort=effort))
         scales.append(scale)
     return Belief(tuple(places), tuple(posteriors), tuple(scales))
 

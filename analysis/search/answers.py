@@ -10,6 +10,7 @@ from analysis.search.sampler import KnowledgeGradientSampler
 from analysis.search.scales import EPSILON_POINTS, scale_of
 from analysis.search.space import Space, space_of
 from analysis.search.studies import make_study, quiet, with_guessed_ends
+from analysis.surface import FULL
 from train.metrics import Metric
 
 
@@ -28,6 +29,9 @@ def answer(question: Question) -> dict[str, Any]:
     ]
     belief = believe(space.places, told, metrics, question.seed) if told and not space.others else None
     why = _known(question, belief, told, metrics)
+    if why:  # a quick fit that happened to be sure is no claim yet
+        careful = believe(space.places, told, metrics, question.seed, FULL)
+        why = _known(question, careful, told, metrics)
     proposals = [] if why else _proposals(question, space, told, metrics, belief)
     return {"proposals": proposals, "is_known": bool(why), "why": why, "metrics": names}
 

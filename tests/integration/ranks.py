@@ -37,10 +37,10 @@ def main(folder: Path) -> None:
         lambda step, steps: done.append(step),
         NullTracker(),
     )
-    device, was_interrupted = torch.device("cpu"), False
+    device, was_interrupted, progress = torch.device("cpu"), False, None
     with world_of(kind, device) as world:
         try:
-            train_model(
+            progress = train_model(
                 model,
                 tiny_split(),
                 config,
@@ -63,6 +63,7 @@ def main(folder: Path) -> None:
         json.dumps(
             {
                 "interrupted": was_interrupted,
+                "num_clipped_steps": progress and progress.num_clipped_steps,
                 "first_step": done[0],
                 "losses": [event["train_loss"] for event in events],
                 "tokens": [event["num_tokens"] for event in events],

@@ -68,11 +68,12 @@ def test_the_result_does_not_depend_on_the_number_of_ranks(tmp_path, alone, kind
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_the_divergence_and_the_noise_are_the_same_on_two_ranks(tmp_path, kind):
-    settings = {"objective": {"kl_weight": 0.3}, "recipe": {"neftune_alpha": 5.0}}
-    alone, _ = run_ranks(tmp_path / "one", 1, **settings)
-    parameters, _ = run_ranks(tmp_path / "two", 2, distributed=kind, **settings)
+def test_the_divergence_the_noise_and_the_clip_are_the_same_on_two_ranks(tmp_path, kind):
+    settings = {"objective": {"kl_weight": 0.3}, "recipe": {"neftune_alpha": 5.0, "clip_norm": 0.4}}
+    alone, told = run_ranks(tmp_path / "one", 1, **settings)
+    parameters, result = run_ranks(tmp_path / "two", 2, distributed=kind, **settings)
     assert distance(parameters, alone) < 1e-6
+    assert 0 < result["num_clipped_steps"] == told["num_clipped_steps"] < len(told["losses"])
 
 
 def test_a_lora_run_may_be_sharded(tmp_path):

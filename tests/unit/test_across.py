@@ -15,7 +15,7 @@ from analysis.across import (
     runs_on_ray,
     steady_best,
 )
-from analysis.coregional import PooledPlane, joint_log_likelihood, place_means
+from analysis.coregional import JointSetting, PooledPlane, joint_draws, joint_log_likelihood, place_means
 from analysis.factors import associate
 from analysis.gaussian import MEAN_VARIANCE, Points
 from analysis.kernels import AVERAGE, distances, hyper_names, hyper_parameters, kernel, places
@@ -92,6 +92,45 @@ def test_the_joint_evidence_is_that_of_one_big_gaussian():
     places_per_run = 2
     constant = -0.5 * np.log(places_per_run) * (len(rows) / places_per_run)
     assert found == pytest.approx(dense - constant, abs=1e-3)
+
+
+def test_draws_of_planes_and_of_a_new_one_have_the_moments_of_the_dense_posterior():
+    generator = np.random.default_rng(5)
+    kept = generator.random(len(CELLS)) < 0.25
+    planes = [
+        PooledPlane(m, d, Points.of(*CELLS[kept].T, generator.standard_normal(int(kept.sum())), 0.1), 0.5)
+        for m, d in (("a", "x"), ("a", "y"), ("b", "x"))
+    ]
+    means, asked = place_means(planes), CELLS[[1, 20, 30]]
+    hyper = {
+        name: np.array([value])
+        for name, value in (("run", 0.5), ("signal", 1.0), ("jump", 0.2), ("angle", 0.4))
+    }
+    setting = JointSetting("ray", hyper, np.array([0.4, 0.3, 0.2, 0.1]), 1)
+    draws_KPQ = joint_draws(means, setting, *asked.T, 20_000, generator)
+    gains_KP = draws_KPQ[:, :, 2] - draws_KPQ[:, :, 0]
+    names = [(plane.model, plane.dataset) for plane in planes] + [("c", "z")]
+    everywhere = np.array([(p, *pair) for p in range(4) for pair in asked[[2, 0]]])
+    there = np.array([(p, *CELLS[kept][row]) for p in range(3) for row in range(int(kept.sum()))])
+
+    def prior(first, second):
+        at, other = (places(*rows[:, 1:].T) for rows in (first, second))
+        found = kernel("ray", hyper, distances(at, other))[0]
+        for i, (p, *_) in enumerate(first):
+            for j, (q, *_) in enumerate(second):
+                own, one = names[int(p)], names[int(q)]
+                same = np.array([1, own[0] == one[0], own[1] == one[1], p == q])
+                found[i, j] = setting.shares @ same * found[i, j] + MEAN_VARIANCE * (p == q)
+        return found
+
+    noisy = prior(there, there) + (0.1 + 0.5**2) * np.eye(len(there))
+    crossed = prior(everywhere, there)
+    gain = np.kron(np.eye(4), [[1.0, -1.0]])
+    mean = gain @ crossed @ np.linalg.solve(noisy, means.mean_N)
+    whole = prior(everywhere, everywhere) - crossed @ np.linalg.solve(noisy, crossed.T)
+    deviation = np.sqrt(np.diag(gain @ whole @ gain.T))
+    assert gains_KP.mean(axis=0) == pytest.approx(mean, abs=0.03)
+    assert gains_KP.std(axis=0) == pytest.approx(deviation, rel=0.03)
 
 
 def test_planes_that_agree_share_their_surface_and_recommend_its_ratio(agreeing):

@@ -8,7 +8,7 @@ import pytest
 from hand_made import hand_made_plan, hand_made_records, hand_made_table, planted_score
 
 from analysis.config import AnalysisConfig
-from analysis.search.adaptive import believe, propose
+from analysis.search.adaptive import NUM_DRAWS, PLAUSIBLE, believe, propose
 from analysis.search.answers import answer
 from analysis.search.knowledge import after_run, batch, knowledge_gradient
 from analysis.search.next_runs import next_lines, next_runs, next_section
@@ -151,6 +151,21 @@ def test_it_stops_when_the_region_is_known_and_not_before():
     assert known["proposals"] == []
     assert "loses at most 0.02 of exact answers (validation) with probability" in known["why"]
     assert not answer(question(runs[:3], epsilon=0.5))["is_known"], "not before the pilot design is there"
+
+
+def test_a_region_is_as_sure_as_the_least_sure_of_the_surfaces_that_are_still_plausible():
+    belief = believe(RAYS, noisy([*PILOT, (1, RAYS[3]), (1, RAYS[6])], deviation=0.02), [ANSWERS], 0)
+    (posterior,) = belief.posteriors
+    draws_KC, model_K = belief.draws(1.0), posterior.models_of_draws(NUM_DRAWS)
+    found = belief.optimum(1.0, 2.0)
+    is_near_K = draws_KC.max(axis=1) - draws_KC[:, found.best] <= 2.0
+    of_models = [
+        is_near_K[model_K == model].mean()
+        for model, weight in posterior.model_weights.items()
+        if weight >= PLAUSIBLE
+    ]
+    assert len(of_models) > 1
+    assert found.sure == min(of_models) < is_near_K.mean()
 
 
 def test_two_metrics_are_a_trade_off():

@@ -289,6 +289,10 @@ def test_an_axis_of_the_grid_is_not_searched_as_well(tmp_path):
             ("search=adaptive", "search.ranges={train.learning_rate: [1e-4, 1e-2]}"),
             "search=adaptive over train.learning_rate; expected the two weights",
         ),
+        (
+            ("search=adaptive", "search.rungs=[0.5]"),
+            "search=adaptive with search.rungs; expected runs that are measured at the same step",
+        ),
         (("search.rungs=[0.5,0.25]",), "expected rising shares of a run between 0 and 1"),
         (("search.confidence=1",), "expected a probability from 0.5 to below 1"),
         (("search.epsilon=0",), "expected a loss above 0"),
