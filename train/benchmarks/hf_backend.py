@@ -1,6 +1,6 @@
 """A transformers model in memory as a backend: batches of similar length, stop strings, bounded outputs.
 
-Letters: B rows, T positions, V vocabulary.
+Letters: B rows, T positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from train.benchmarks.interface import Choice, Likelihood, Output, Request
+from train.benchmarks.likelihoods import likelihoods_of
 from train.benchmarks.prompts import PromptEncoder
-from train.heads import decoder_of, head_of
-from train.loss import token_nll
 from train.seeds import derive_seed
 
 
@@ -42,42 +41,56 @@ class HFBackend:
         pad = getattr(tokenizer, "pad_token_id", None)
         self._pad_id: int = tokenizer.eos_token_id if pad is None else pad
 
-    @torch.no_grad()
     def generate(self, requests: Sequence[Request]) -> list[Output]:
         """Rows of one batch share temperature and limit, and are of similar length, longest first: the first
         batch needs the most memory, so what doesn't fit fails at once."""
-        prompts = [self.encoder.encode(request) for request in requests]
-        limits = [min(request.max_new_tokens, max(1, self._context // 2)) for request in requests]
+        return [output for (output,) in self.generate_of_cells([(request,) for request in requests])]
+
+    @torch.no_grad()
+    def generate_of_cells(self, requests: Sequence[Sequence[Request]]) -> list[list[Output]]:
+        """The same for the cells that the model holds: requests[i][n] is of cell n, and all of requests[i] share
+        temperature and limit; so does the result."""
+        prompts = [[self.encoder.encode(request) for request in row] for row in requests]
+        limits = [min(row[0].max_new_tokens, max(1, self._context // 2)) for row in requests]
         room = [self._context - limit for limit in limits]
-        cut = [len(ids) > most for ids, most in zip(prompts, room, strict=True)]
-        prompts = [ids[-most:] for ids, most in zip(prompts, room, strict=True)]
-        outputs: dict[int, Output] = {}
+        outputs: dict[int, list[Output]] = {}
         for rows in self._batches(requests, prompts, limits):
+            asked = [(row, n) for n in range(len(requests[rows[0]])) for row in rows]  # cell by cell
             texts = self._generate_batch(
-                [requests[row] for row in rows], [prompts[row] for row in rows], limits[rows[0]]
+                [requests[row][n] for row, n in asked],
+                [prompts[row][n][-room[row] :] for row, n in asked],
+                limits[rows[0]],
             )
-            for row, (text, num_tokens, is_truncated) in zip(rows, texts, strict=True):
-                outputs[row] = Output(text, num_tokens, is_truncated, cut[row])
+            for (row, n), (text, num_tokens, is_truncated) in zip(asked, texts, strict=True):
+                is_cut = len(prompts[row][n]) > room[row]
+                outputs.setdefault(row, []).append(Output(text, num_tokens, is_truncated, is_cut))
         return [outputs[row] for row in range(len(requests))]
 
     def _batches(
-        self, requests: Sequence[Request], prompts: Sequence[list[int]], limits: Sequence[int]
+        self,
+        requests: Sequence[Sequence[Request]],
+        prompts: Sequence[Sequence[list[int]]],
+        limits: Sequence[int],
     ) -> Iterator[list[int]]:
+        """Rows of a cell at a time."""
+        lengths = [
+            min(max(map(len, row)), self._context - limit) for row, limit in zip(prompts, limits, strict=True)
+        ]
         order = sorted(
             range(len(requests)),
             key=lambda row: (
-                requests[row].temperature,
+                requests[row][0].temperature,
                 -limits[row],
-                -len(prompts[row]),
-                requests[row].prompt,
+                -lengths[row],
+                requests[row][0].prompt,
             ),
         )
         part: list[int] = []
         for row in order:
             first = part[0] if part else row
-            longest = len(prompts[first]) + limits[first]
-            is_other = (requests[row].temperature, limits[row]) != (
-                requests[first].temperature,
+            longest = lengths[first] + limits[first]
+            is_other = (requests[row][0].temperature, limits[row]) != (
+                requests[first][0].temperature,
                 limits[first],
             )
             if part and (is_other or (len(part) + 1) * longest > self._batch_tokens):
@@ -125,69 +138,25 @@ class HFBackend:
                 found.append((text[:shortest], _num_tokens_until(self.tokenizer, tokens, shortest), False))
         return found
 
-    @torch.no_grad()
     def likelihoods(self, choices: Sequence[Choice]) -> list[Likelihood]:
         """One pass for choices that differ in their last token only, and logits at scored positions only.
 
         Source   lm-evaluation-harness 0.4.13, HFLM: the same tokens are scored, cut on the left alike.
         """
-        pairs = [self.encoder.encode_pair(choice.context, choice.continuation) for choice in choices]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, (context, continuation) in enumerate(pairs):
-            whole = (context + continuation)[-(self._context + 1) :]
-            groups.setdefault(tuple(whole[:-1]), []).append(index)
-        results: dict[int, Likelihood] = {}
-        order = sorted(groups, key=len, reverse=True)
-        start = 0
-        while start < len(order):
-            count = max(1, self._batch_tokens // max(1, len(order[start])))
-            batch = order[start : start + count]
-            start += count
-            self._score_batch(batch, groups, pairs, results)
-        return [results[index] for index in range(len(choices))]
+        (found,) = self.likelihoods_of_cells(choices, 1)
+        return found
 
-    def _score_batch(
-        self,
-        batch: Sequence[tuple[int, ...]],
-        groups: dict[tuple[int, ...], list[int]],
-        pairs: Sequence[tuple[list[int], list[int]]],
-        results: dict[int, Likelihood],
-    ) -> None:
-        longest = len(batch[0])
-        ids_BT = torch.full((len(batch), longest), self._pad_id, dtype=torch.int64)
-        mask_BT = torch.zeros_like(ids_BT)
-        for row, ids in enumerate(batch):  # padded on the right: what follows changes nothing
-            ids_BT[row, : len(ids)] = torch.tensor(ids)
-            mask_BT[row, : len(ids)] = 1
-        scored = [(row, index) for row, ids in enumerate(batch) for index in groups[ids]]
-        widest = {row: max(len(pairs[index][1]) for index in groups[ids]) for row, ids in enumerate(batch)}
-        places = [
-            (row, len(ids) - widest[row] + k) for row, ids in enumerate(batch) for k in range(widest[row])
-        ]
-        first = {}
-        for position, (row, _) in enumerate(places):
-            first.setdefault(row, position)
-        logits_NV = self._logits(ids_BT.to(self.device), mask_BT.to(self.device), places)
-        greedy_N = logits_NV.argmax(-1).cpu()
-        for row, index in scored:
-            continuation = torch.tensor(pairs[index][1])
-            begin = first[row] + widest[row] - len(continuation)
-            where = slice(begin, begin + len(continuation))
-            nll = token_nll(logits_NV[where], continuation.to(self.device))
-            results[index] = Likelihood(-float(nll.sum()), bool((greedy_N[where] == continuation).all()))
-
-    def _logits(self, ids_BT: Tensor, mask_BT: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
-        """Logits at (row, position) pairs only, where the model's decoder and head can be told apart."""
-        rows = torch.tensor([row for row, _ in places], device=self.device)
-        positions = torch.tensor([position for _, position in places], device=self.device)
-        decoder, head = decoder_of(self.model), head_of(self.model)
-        if decoder is None or head is None or head.softcap is not None or head.scale != 1.0:
-            return self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits[
-                rows, positions
-            ]
-        hidden = decoder(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
-        logits = hidden[rows, positions] @ head.weight_VH.t()
-        return logits if head.bias_V is None else logits + head.bias_V
+    def likelihoods_of_cells(self, choices: Sequence[Choice], num_cells: int) -> list[list[Likelihood]]:
+        """The same, of each cell that the model holds."""
+        return likelihoods_of(
+            self.model,
+            [self.encoder.encode_pair(choice.context, choice.continuation) for choice in choices],
+            context_length=self._context,
+            batch_tokens=self._batch_tokens,
+            pad_id=self._pad_id,
+            device=self.device,
+            num_cells=num_cells,
+        )
 
 
 class _Stops:
