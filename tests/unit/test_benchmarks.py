@@ -170,9 +170,9 @@ def measure(config, folder, make_backend, **settings):
 
 
 def test_an_evaluation_is_resumed_and_done_once(tmp_path, backend, quiz, monkeypatch):
-    import train.benchmarks.evaluation as evaluation
+    import train.benchmarks.asking as asking
 
-    monkeypatch.setattr(evaluation, "_SLAB", 2)
+    monkeypatch.setattr(asking, "_SLAB", 2)
     calls = []
 
     class Counting:

@@ -94,7 +94,7 @@ def test_every_cell_is_worth_what_it_is_worth_alone(trained):
 
 
 def test_likelihoods_agree_too_where_cells_share_a_pass(trained, monkeypatch):
-    monkeypatch.setitem(evaluating._TOKENS_AT_ONCE, "cpu", 10**6)
+    monkeypatch.setitem(evaluating._TOKENS_OF_A_PASS, "cpu", 10**6)
     for cell, one in zip(trained[-1], together(trained, trained[-1]), strict=True):
         known = alone(trained, cell)
         assert one.items[0].outputs == known.items[0].outputs

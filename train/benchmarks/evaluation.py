@@ -10,7 +10,6 @@ left alone. A benchmark that is scored again, by another judge for instance, fin
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -18,22 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from train.benchmarks.aggregates import aggregate_scores, check_aggregates
+from train.benchmarks.asking import Asking, Backends, OneModel, Stopped, generate_all
 from train.benchmarks.config import KINDS, benchmark_configs
-from train.benchmarks.interface import Backend, Benchmark, Context, Output, Request
+from train.benchmarks.interface import Backend, Context
+from train.benchmarks.outputs import Outputs
 from train.config import EvalConfig
-from train.files import read_json, write_json_atomic, write_text_atomic
+from train.files import read_json, write_json_atomic
 from train.items import HALVES, Items, Score, score, write_items
 from train.provenance import versions
 
+__all__ = ["FOLDER", "Measured", "MeasuredRun", "Stopped", "evaluate_benchmarks", "evaluate_together"]
+
 FOLDER = "evaluations"  # in the run's folder
 RESULT_VERSION = 1
-_SLAB = 256  # requests between two looks at whether to stop; a slab is batched by length within itself
 
 Scores = dict[str, dict[str, Score]]  # split (validation, test, all) -> benchmark.measure -> score
-
-
-class Stopped(Exception):
-    """Asked to stop; what is done is on disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +41,14 @@ class Measured:
     metrics: dict[str, float]
     details: dict[str, dict[str, Any]]
     num_reused: int  # benchmarks that were there already
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MeasuredRun:
+    """A run to be measured: where it lies, and which parameters its record names."""
+
+    folder: Path
+    parameters_sha256: str
 
 
 def evaluate_benchmarks(
@@ -56,44 +62,94 @@ def evaluate_benchmarks(
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Measured:
-    """Measure what isn't measured yet.
+    """Measure what isn't measured yet of one run.
 
     protocols       the fingerprint of each benchmark by name (`train.benchmarks.config.protocols`)
     make_backend    called once, and only if there is anything to measure
     Raises          Stopped; UserError for a benchmark that can't be asked.
     """
+    (measured,) = evaluate_together(
+        config,
+        protocols,
+        lambda missing: OneModel(make_backend()),
+        [MeasuredRun(run_folder, parameters_sha256)],
+        cache_folder=cache_folder,
+        should_stop=should_stop,
+        on_progress=on_progress,
+    )
+    return measured
+
+
+def evaluate_together(
+    config: EvalConfig,
+    protocols: Mapping[str, str],
+    make_backends: Callable[[Sequence[int]], Backends],
+    runs: Sequence[MeasuredRun],
+    *,
+    cache_folder: Path | None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Measured]:
+    """The same for several runs over one base model, each under its own name and in its own folder.
+
+    make_backends   called with the numbers of the runs that miss anything
+    """
     configs = benchmark_configs(config.benchmarks)
     terms = check_aggregates(config.aggregates, list(configs))
-    folder = run_folder / FOLDER
-    results = {name: read_result(folder, name, protocols[name], parameters_sha256) for name in configs}
-    missing = [name for name, result in results.items() if result is None]
-    if missing:
-        benchmarks = []
-        for name in missing:
-            context = Context(
-                eval=config, protocol=protocols[name], cache_folder=cache_folder, run_folder=run_folder
+    results = [
+        {
+            name: read_result(run.folder / FOLDER, name, protocols[name], run.parameters_sha256)
+            for name in configs
+        }
+        for run in runs
+    ]
+    num_reused = [sum(scores is not None for scores in known.values()) for known in results]
+    if missing := [n for n, known in enumerate(results) if None in known.values()]:
+        contexts = {
+            n: {
+                name: Context(
+                    eval=config,
+                    protocol=protocols[name],
+                    cache_folder=cache_folder,
+                    run_folder=runs[n].folder,
+                )
+                for name, scores in results[n].items()
+                if scores is None
+            }
+            for n in missing
+        }
+        benchmarks = {
+            n: [
+                import_module(KINDS[configs[name].kind][1]).make_benchmark(name, configs[name], context)
+                for name, context in those.items()
+            ]
+            for n, those in contexts.items()
+        }
+        backends = make_backends(missing)
+        asking = [
+            Asking(
+                benchmarks[n],
+                Outputs(runs[n].folder / FOLDER / "outputs.jsonl", runs[n].parameters_sha256, config.add_bos),
             )
-            module = import_module(KINDS[configs[name].kind][1])
-            benchmarks.append(module.make_benchmark(name, configs[name], context))
-        backend = make_backend()
-        cache = _Outputs(folder / "outputs.jsonl", parameters_sha256, config.add_bos)
-        outputs = _generate(benchmarks, backend, cache, should_stop, on_progress)
-        for benchmark in benchmarks:
-            if should_stop():
-                raise Stopped("stopped between two benchmarks")
-            started = time.monotonic()
-            items = benchmark.score(outputs[benchmark.name], backend)
-            scores = scores_of(items)
-            write_items(folder / benchmark.protocol, items)
-            result = _result(items, scores, configs[benchmark.name], parameters_sha256, started)
-            write_json_atomic(folder / benchmark.protocol / "result.json", result)
-            results[benchmark.name] = scores
-    found = {name: scores for name, scores in results.items() if scores is not None}
-    items_of = {
-        name: str((read_json(folder / protocols[name] / "result.json") or {}).get("items_sha256"))[:12]
-        for name in found
-    }
-    return measured_of(found, terms, protocols, items_of, len(configs) - len(missing))
+            for n in missing
+        ]
+        generate_all(asking, backends, should_stop, on_progress)
+        for place, n in enumerate(missing):
+            for benchmark in benchmarks[n]:
+                if should_stop():
+                    raise Stopped("stopped between two benchmarks")
+                started = time.monotonic()
+                items = benchmark.score(asking[place].outputs[benchmark.name], backends.of(place))
+                scores = scores_of(items)
+                folder = runs[n].folder / FOLDER / benchmark.protocol
+                write_items(folder, items)
+                result = _result(items, scores, configs[benchmark.name], runs[n].parameters_sha256, started)
+                write_json_atomic(folder / "result.json", result)
+                results[n][benchmark.name] = scores
+    return [
+        _read_measured(known, terms, protocols, run.folder / FOLDER, number)
+        for run, known, number in zip(runs, results, num_reused, strict=True)
+    ]
 
 
 def scores_of(items: Items) -> Scores:
@@ -175,95 +231,16 @@ def measured_of(
     return Measured(metrics, details, num_reused)
 
 
-def _generate(
-    benchmarks: Sequence[Benchmark],
-    backend: Backend,
-    cache: "_Outputs",
-    should_stop: Callable[[], bool],
-    on_progress: Callable[[int, int], None],
-) -> dict[str, dict[str, Output]]:
-    """Everything that every benchmark asks for: outputs by benchmark and key. A conversation takes several rounds."""
-    outputs: dict[str, dict[str, Output]] = {benchmark.name: {} for benchmark in benchmarks}
-    num_done = 0
-    while True:
-        asked = [
-            (benchmark.name, request)
-            for benchmark in benchmarks
-            for request in benchmark.requests(outputs[benchmark.name])
-            if request.key not in outputs[benchmark.name]
-        ]
-        if not asked:
-            return outputs
-        wanted = list({cache.name(request): request for _, request in asked if request not in cache}.values())
-        wanted.sort(key=lambda one: (one.temperature, -one.max_new_tokens, -_length(one)))
-        num_total = num_done + len(wanted)
-        for start in range(0, len(wanted), _SLAB):
-            if should_stop():
-                raise Stopped(f"stopped after {num_done} of {num_total} outputs")
-            slab = wanted[start : start + _SLAB]
-            cache.add(slab, backend.generate(slab))
-            num_done += len(slab)
-            on_progress(num_done, num_total)
-        for name, request in asked:
-            outputs[name][request.key] = cache[request]
-
-
-def _length(request: Request) -> int:
-    return len(request.prompt) + sum(len(text) for _, text in request.messages)
-
-
-class _Outputs:
-    """What one model wrote, on disk: a line an output, the first line says whose. A torn last line is ignored."""
-
-    def __init__(self, path: Path, parameters_sha256: str, add_bos: bool | None) -> None:
-        self._path, self._add_bos = path, add_bos
-        self._known: dict[str, Output] = {}
-        header = {"version": RESULT_VERSION, "parameters_sha256": parameters_sha256}
-        lines, is_whole = _lines(path)
-        if not lines or lines[0] != header:
-            lines, is_whole = [header], False
-        if not is_whole:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
-        for line in lines[1:]:
-            self._known[line["name"]] = Output(
-                line["text"], line["num_tokens"], line["is_truncated"], line["is_cut"]
-            )
-
-    def name(self, request: Request) -> str:
-        """The hash of everything that decides what the model writes, its parameters aside."""
-        asked = {**dataclasses.asdict(request), "add_bos": self._add_bos}
-        if request.temperature == 0:
-            asked |= {"key": "", "seed": 0}
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
-
-    def __contains__(self, request: Request) -> bool:
-        return self.name(request) in self._known
-
-    def __getitem__(self, request: Request) -> Output:
-        return self._known[self.name(request)]
-
-    def add(self, requests: Sequence[Request], outputs: Sequence[Output]) -> None:
-        """Remember a slab, on disk in one write."""
-        with open(self._path, "a", encoding="utf-8") as stream:
-            for request, output in zip(requests, outputs, strict=True):
-                name = self.name(request)
-                self._known[name] = output
-                stream.write(
-                    json.dumps({"name": name, **dataclasses.asdict(output)}, ensure_ascii=True) + "\n"
-                )
-
-
-def _lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The lines of a file, and whether that is all of it: a kill tears the last one."""
-    try:
-        texts = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], False
-    found: list[dict[str, Any]] = []
-    for text in texts[:-1]:
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            return found, False
-    return found, not texts[-1]
+def _read_measured(
+    known: Mapping[str, Scores | None],
+    terms: Mapping[str, Any],
+    protocols: Mapping[str, str],
+    folder: Path,
+    num_reused: int,
+) -> Measured:
+    results = {name: scores for name, scores in known.items() if scores is not None}
+    items_of = {
+        name: str((read_json(folder / protocols[name] / "result.json") or {}).get("items_sha256"))[:12]
+        for name in results
+    }
+    return measured_of(results, terms, protocols, items_of, num_reused)

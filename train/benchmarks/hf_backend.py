@@ -66,6 +66,17 @@ class HFBackend:
                 outputs.setdefault(row, []).append(Output(text, num_tokens, is_truncated, is_cut))
         return [outputs[row] for row in range(len(requests))]
 
+    def size_of_a_batch(self, requests: Sequence[Request]) -> tuple[int, int]:
+        """The most rows of one cell in a pass that writes, and the most tokens."""
+        lengths = [len(self.encoder.encode(one)) + one.max_new_tokens for one in requests]
+        shortest = min(min(lengths), self._context)
+        return min(len(requests), max(1, self._batch_tokens // shortest)), self._batch_tokens
+
+    def tokens_of_a_batch(self, choices: Sequence[Choice]) -> int:
+        """The most tokens of one cell in a pass that reads."""
+        pairs = (self.encoder.encode_pair(one.context, one.continuation) for one in choices)
+        return min(self._batch_tokens, sum(len(context) + len(rest) for context, rest in pairs))
+
     def _batches(
         self,
         requests: Sequence[Sequence[Request]],

@@ -25,7 +25,7 @@ class PromptEncoder:
             )
         self._template, self._model_add_bos = template, model_add_bos if add_bos is None else add_bos
         self._chat: Encoder | None = None
-        self._known: dict[Any, list[int]] = {}  # the same prompts for every run of a process
+        self._known: dict[Any, Any] = {}  # the same prompts for every run of a process
 
     @property
     def adds_bos(self) -> bool:
@@ -53,6 +53,12 @@ class PromptEncoder:
 
         Source   lm-evaluation-harness 0.4.13, TemplateLM._encode_pair and .loglikelihood.
         """
+        key = (context, continuation)
+        if key not in self._known:
+            self._known[key] = self._pair(context, continuation)
+        return self._known[key]
+
+    def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         if not context:
             ids = self._tokenizer.encode(continuation, add_special_tokens=False)
             bos = self._tokenizer.bos_token_id

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from train.config import EvalConfig
 from train.evaluate import Evaluation, answers_of, evaluation_of, measured_splits, nll_batches, nll_sums
+from train.heads import base_model
 from train.model import trainable_parameters
 from train.stacked.loop import CellResult
 from train.stacked.stacking import stacked
@@ -22,10 +23,30 @@ from train.tokens import TokenData, TokenSplit
 Found = TypeVar("Found")
 Parameters = Mapping[str, Tensor]
 
-# Padded tokens of a pass of likelihoods, and rows of a pass of answers, from which on more gain nothing; measured in
-# tests/bench/bench_plane_evaluation.py.
-_TOKENS_AT_ONCE = {"cpu": 512, "cuda": 8192}
-_ROWS_AT_ONCE = {"cpu": 256, "cuda": 2048}
+# Padded tokens of a pass that reads, and rows of one that writes, from which on company gains nothing. Measured on CPU
+# in tests/bench/bench_plane_evaluation.py; on a GPU set to what fills it, and bounded by its memory.
+_TOKENS_OF_A_PASS = {"cpu": 512, "cuda": 8192}
+_ROWS_OF_A_PASS = {"cpu": 256, "cuda": 2048}
+_SHARE_OF_FREE_MEMORY = 0.5  # for keys and values
+
+
+def cells_that_read(device: torch.device, num_tokens: int) -> int:
+    """How many cells read at once, if one has so many padded tokens in a pass."""
+    return max(1, _TOKENS_OF_A_PASS.get(device.type, 8192) // max(1, num_tokens))
+
+
+def cells_that_write(model: nn.Module, device: torch.device, num_rows: int, num_tokens: int) -> int:
+    """How many cells write at once, if one has so many rows and tokens in a pass."""
+    count = _ROWS_OF_A_PASS.get(device.type, 2048) // max(1, num_rows)
+    if device.type == "cuda":
+        config: Any = base_model(model).config
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        keys = getattr(config, "num_key_value_heads", None) or heads
+        size = next(model.parameters()).element_size()
+        held = 2 * config.num_hidden_layers * keys * width * size * num_tokens
+        count = min(count, int(_SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0] / held))
+    return max(1, count)
 
 
 def evaluate_cells(
@@ -54,21 +75,21 @@ def evaluate_cells(
     model.eval()
     with _as_it_was(model):
         said = {
-            name: _in_groups(
+            name: in_groups(
                 model,
                 method,
                 whole,
-                _TOKENS_AT_ONCE[device.type] // _largest_batch(split),
-                lambda count, split=split: nll_sums(model, split, device, num_cells=count),
+                cells_that_read(device, _largest_batch(split)),
+                lambda some, split=split: nll_sums(model, split, device, num_cells=len(some)),
             )
             for name, split in splits.items()
         }
-        answers = _in_groups(
+        answers = in_groups(
             model,
             method,
             whole,
-            _ROWS_AT_ONCE[device.type] // config.batch_rows,
-            lambda count: answers_of(model, splits, config, tokenizer, device, num_cells=count),
+            cells_that_write(model, device, config.batch_rows, config.batch_rows * _longest(splits, config)),
+            lambda some: answers_of(model, splits, config, tokenizer, device, num_cells=len(some)),
         )
     found = iter(
         evaluation_of({name: sums[n] for name, sums in said.items()}, answers[n], data, tokenizer, protocol)
@@ -77,25 +98,25 @@ def evaluate_cells(
     return [next(found) if cell.failure is None else None for cell in cells]
 
 
-def _in_groups(
+def in_groups(
     model: nn.Module,
     method: str,
     cells: Sequence[Parameters],
     at_once: int,
-    measure: Callable[[int], list[Found]],
+    measure: Callable[[range], list[Found]],
 ) -> list[Found]:
-    """`measure(how many)` of as many cells at a time; one alone is measured by the model's own layers."""
+    """`measure(their numbers)` of so many cells at a time; one alone is measured by the model's own layers."""
     found: list[Found] = []
-    for start in range(0, len(cells), max(1, at_once)):
-        group = cells[start : start + max(1, at_once)]
-        if len(group) == 1:
-            _fill(trainable_parameters(model), group[0])
-            found += measure(1)
+    for start in range(0, len(cells), at_once):
+        some = range(start, min(start + at_once, len(cells)))
+        if len(some) == 1:
+            fill(trainable_parameters(model), cells[start])
+            found += measure(some)
             continue
-        with stacked(model, len(group), method) as stack:
-            for views, values in zip(stack.cells, group, strict=True):
-                _fill(views, values)
-            found += measure(len(group))
+        with stacked(model, len(some), method) as stack:
+            for views, number in zip(stack.cells, some, strict=True):
+                fill(views, cells[number])
+            found += measure(some)
     return found
 
 
@@ -105,7 +126,13 @@ def _largest_batch(split: TokenSplit) -> int:
     return max(len(rows) * max(lengths[row] for row in rows) for rows in nll_batches(split))
 
 
-def _fill(parameters: Mapping[str, Any], values: Parameters) -> None:
+def _longest(splits: Mapping[str, TokenSplit], config: EvalConfig) -> int:
+    """Tokens of the longest prompt and answer."""
+    return max(int(split.prompt_lengths.max()) for split in splits.values()) + config.max_new_tokens
+
+
+def fill(parameters: Mapping[str, Any], values: Parameters) -> None:
+    """Copy the values in, on whatever device they are."""
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(values[name])
@@ -118,4 +145,4 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        _fill(parameters, kept)
+        fill(parameters, kept)
