@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from train.benchmarks.interface import Choice, Likelihood, Output, Request
 from train.benchmarks.likelihoods import likelihoods_of
 from train.benchmarks.prompts import PromptEncoder
+from train.decoding import decode, greedy
 from train.seeds import derive_seed
 
 
@@ -60,6 +61,7 @@ class HFBackend:
                 [requests[row][n] for row, n in asked],
                 [prompts[row][n][-room[row] :] for row, n in asked],
                 limits[rows[0]],
+                len(requests[rows[0]]),
             )
             for (row, n), (text, num_tokens, is_truncated) in zip(asked, texts, strict=True):
                 is_cut = len(prompts[row][n]) > room[row]
@@ -112,33 +114,23 @@ class HFBackend:
             yield part
 
     def _generate_batch(
-        self, requests: Sequence[Request], prompts: Sequence[list[int]], limit: int
+        self, requests: Sequence[Request], prompts: Sequence[list[int]], limit: int, num_cells: int
     ) -> list[tuple[str, int, bool]]:
-        longest = max(map(len, prompts))
-        ids_BT = torch.full((len(prompts), longest), self._pad_id, dtype=torch.int64)
-        mask_BT = torch.zeros_like(ids_BT)
-        for row, ids in enumerate(prompts):
-            ids_BT[row, longest - len(ids) :] = torch.tensor(ids)
-            mask_BT[row, longest - len(ids) :] = 1
-        extras: dict[str, Any] = {}
-        if any(request.stop for request in requests):
-            extras["stopping_criteria"] = [
-                _Stops(self.tokenizer, [request.stop for request in requests], longest)
-            ]
-        if requests[0].temperature > 0:
-            extras["logits_processor"] = [_Sampling(requests)]
-        generated: Tensor = self.model.generate(  # type: ignore[operator]
-            input_ids=ids_BT.to(self.device),
-            attention_mask=mask_BT.to(self.device),
-            do_sample=False,
-            use_cache=True,
+        written = decode(
+            self.model,
+            prompts,
             max_new_tokens=limit,
-            eos_token_id=self._end_ids,
-            pad_token_id=self._pad_id,
-            **extras,
+            end_ids=self._end_ids,
+            pad_id=self._pad_id,
+            device=self.device,
+            num_cells=num_cells,
+            choose=_Sampling(requests) if requests[0].temperature > 0 else greedy,
+            is_stopped=_Stops(self.tokenizer, [request.stop for request in requests])
+            if any(request.stop for request in requests)
+            else None,
         )
         found = []
-        for request, row in zip(requests, generated[:, longest:].tolist(), strict=True):
+        for request, row in zip(requests, written, strict=True):
             end = next((place for place, token in enumerate(row) if token in self._end_ids), None)
             tokens = row if end is None else row[:end]
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -171,21 +163,20 @@ class HFBackend:
 
 
 class _Stops:
-    """Which rows have written one of their stop strings: only the end of each row is read at each step."""
+    """Which rows have written one of their stop strings: only the end of each is read at each step."""
 
-    def __init__(self, tokenizer: Any, stops: Sequence[tuple[str, ...]], start: int) -> None:
-        self._tokenizer, self._stops, self._start = tokenizer, stops, start
+    def __init__(self, tokenizer: Any, stops: Sequence[tuple[str, ...]]) -> None:
+        self._tokenizer, self._stops = tokenizer, stops
         longest = max((len(stop.encode()) for row in stops for stop in row), default=0)
         self._lookback = longest + 2  # a token holds at least a byte, or is a mark
-        self._done = [False] * len(stops)
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        ends = input_ids[:, self._start :][:, -self._lookback :]
+    def __call__(self, rows: Sequence[int], written: Sequence[list[int]]) -> list[bool]:
+        ends = [tokens[-self._lookback :] for tokens in written]
         texts = self._tokenizer.batch_decode(ends, skip_special_tokens=True)
-        for row, text in enumerate(texts):
-            if not self._done[row]:
-                self._done[row] = any(stop and stop in text for stop in self._stops[row])
-        return torch.tensor(self._done, device=input_ids.device)
+        return [
+            any(stop and stop in text for stop in self._stops[row])
+            for row, text in zip(rows, texts, strict=True)
+        ]
 
 
 class _Sampling:
@@ -199,10 +190,11 @@ class _Sampling:
             for request in requests
         ]
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        uniform = torch.stack([torch.rand(scores.shape[-1], generator=one) for one in self._generators])
+    def __call__(self, logits_BV: Tensor, rows: Sequence[int]) -> Tensor:
+        width = logits_BV.shape[-1]
+        uniform = torch.stack([torch.rand(width, generator=self._generators[row]) for row in rows])
         noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
-        return scores.float() / self._temperature + noise.to(scores.device)
+        return (logits_BV.float() / self._temperature + noise.to(logits_BV.device)).argmax(-1)
 
 
 def _num_tokens_until(tokenizer: Any, tokens: list[int], num_chars: int) -> int:

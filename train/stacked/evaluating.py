@@ -79,7 +79,7 @@ def evaluate_cells(
                 model,
                 method,
                 whole,
-                cells_that_read(device, _largest_batch(split)),
+                cells_that_read(device, _largest_batch(split, device)),
                 lambda some, split=split: nll_sums(model, split, device, num_cells=len(some)),
             )
             for name, split in splits.items()
@@ -120,10 +120,10 @@ def in_groups(
     return found
 
 
-def _largest_batch(split: TokenSplit) -> int:
+def _largest_batch(split: TokenSplit, device: torch.device) -> int:
     """Padded tokens of the largest pass over a split."""
     lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
-    return max(len(rows) * max(lengths[row] for row in rows) for rows in nll_batches(split))
+    return max(len(rows) * max(lengths[row] for row in rows) for rows in nll_batches(split, device))
 
 
 def _longest(splits: Mapping[str, TokenSplit], config: EvalConfig) -> int:
