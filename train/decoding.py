@@ -8,6 +8,7 @@ rows beside it differs, which moves its logits by rounding.
 Letters: B rows, T positions, V vocabulary.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,11 +50,15 @@ def decode(
     prompts   cell by cell, as many of each (`train.stacked`)
     """
     batch = _Batch(model, prompts, num_cells, pad_id, device)
+    processors = _own_processors(model, batch.whole_BT.shape[1], device)
     written: list[list[int]] = [[] for _ in prompts]
     ends = set(end_ids)
     is_live = [True] * len(prompts)  # of every row
     for step in range(max_new_tokens):
-        tokens_B = choose(batch.logits(), batch.rows)
+        logits_BV = batch.logits()
+        tokens_B = choose(
+            logits_BV if processors is None else processors(batch.whole_BT, logits_BV), batch.rows
+        )
         for row, token in zip(batch.rows, tokens_B.tolist(), strict=True):
             if is_live[row]:
                 written[row].append(token)
@@ -68,6 +73,16 @@ def decode(
         if (step + 1) % _LOOK_EVERY == 0:
             batch.leave(is_live)
     return written
+
+
+def _own_processors(model: nn.Module, prompt_length: int, device: torch.device) -> Any:
+    """What the checkpoint's generation_config does to logits (a penalty on repetition); mostly None."""
+    inner = base_model(model)
+    settings = copy.deepcopy(getattr(inner, "generation_config", None))
+    if settings is None or not hasattr(inner, "_get_logits_processor"):
+        return None
+    settings.do_sample = False  # sampling is ours
+    return inner._get_logits_processor(settings, input_ids_seq_length=prompt_length, device=device) or None
 
 
 class _Batch:
@@ -91,6 +106,7 @@ class _Batch:
         self._model, self._num_cells, self._device = model, num_cells, device
         self._cache: Any = None
         self._ids_BT, self._mask_BT = ids_BT.to(device), mask_BT.to(device)
+        self.whole_BT = self._ids_BT  # with what was written
         self._positions_BT = (self._mask_BT.cumsum(dim=1) - 1).clamp(min=0)
         known = inspect.signature(base_model(model).forward).parameters
         self._takes_positions = "position_ids" in known
@@ -113,6 +129,7 @@ class _Batch:
     def add(self, tokens_B: Tensor) -> None:
         """Read these next."""
         self._ids_BT = tokens_B[:, None]
+        self.whole_BT = torch.cat([self.whole_BT, self._ids_BT], dim=1)
         self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(self._ids_BT)], dim=1)
         self._positions_BT = self._positions_BT[:, -1:] + 1
 
@@ -130,6 +147,7 @@ class _Batch:
         ]
         where = torch.tensor(kept, device=self._device)
         self._cache.batch_select_indices(where)
+        self.whole_BT = self.whole_BT[where]
         self._ids_BT, self._mask_BT = self._ids_BT[where], self._mask_BT[where]
         self._positions_BT = self._positions_BT[where]
         self.rows = [self.rows[place] for place in kept]

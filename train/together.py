@@ -68,12 +68,12 @@ def train_and_measure(
         raise Interrupted("stopped before its evaluation")
     started = time.monotonic()
     measured = evaluate(model, data, config.eval, tokenizer, device, world, protocol=protocol)
-    measured = _with_wordings(measured, model, config, tokenizer, device)
+    measured = with_wordings(measured, model, config, tokenizer, device)
     return progress, measured, time.monotonic() - started
 
 
 @torch.no_grad()
-def _with_wordings(
+def with_wordings(
     measured: Evaluation, model: nn.Module, config: RunConfig, tokenizer: Any, device: torch.device
 ) -> Evaluation:
     """With prompt sensitivity, where the dataset has held-out wordings; every rank does the same."""

@@ -16,6 +16,7 @@ from train.model import add_adapters, trainable_parameters
 from train.stacked import evaluating
 from train.stacked.evaluating import evaluate_cells
 from train.stacked.loop import CellResult, CellRun, train_stacked
+from train.together import with_wordings
 from train.tracking import NullTracker
 from train.workbench import Workbench
 
@@ -46,9 +47,7 @@ def trained(request, tmp_path_factory):
 
 def together(trained, cells, protocol="p"):
     model, data, tokenizer, config, _ = trained
-    return evaluate_cells(
-        model, cells, data, config.eval, tokenizer, CPU, method=config.train.method, protocol=protocol
-    )
+    return evaluate_cells(model, cells, data, config, tokenizer, CPU, protocol=protocol)
 
 
 def alone(trained, cell, protocol="p"):
@@ -56,7 +55,8 @@ def alone(trained, cell, protocol="p"):
     kept = {name: value.detach().clone() for name, value in trainable_parameters(model).items()}
     try:
         fill(model, cell.parameters)
-        return evaluate(model, data, config.eval, tokenizer, CPU, protocol=protocol)
+        measured = evaluate(model, data, config.eval, tokenizer, CPU, protocol=protocol)
+        return with_wordings(measured, model, config, tokenizer, CPU)
     finally:
         fill(model, kept)
 
@@ -70,7 +70,8 @@ def fill(model, values):
 def same(one, other):
     """Every metric, and every value, weight and text of every item, to the bit."""
     assert dict(one.metrics) == dict(other.metrics)
-    assert len(one.items) == len(other.items) == 2
+    assert one.measured == other.measured
+    assert len(one.items) == len(other.items) == 3
     for mine, theirs in zip(one.items, other.items, strict=True):
         for field in dataclasses.fields(mine):
             left, right = getattr(mine, field.name), getattr(theirs, field.name)

@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from train.config import EvalConfig
+from train.config import EvalConfig, RunConfig
 from train.evaluate import Evaluation, answers_of, evaluation_of, measured_splits, nll_batches, nll_sums
 from train.heads import base_model
 from train.model import trainable_parameters
 from train.stacked.loop import CellResult
 from train.stacked.stacking import stacked
+from train.together import with_wordings
 from train.tokens import TokenData, TokenSplit
 
 Found = TypeVar("Found")
@@ -53,25 +54,24 @@ def evaluate_cells(
     model: nn.Module,
     cells: Sequence[CellResult],
     data: TokenData,
-    config: EvalConfig,
+    config: RunConfig,
     tokenizer: object,
     device: torch.device,
     *,
-    method: str,
     protocol: str = "",
 ) -> list[Evaluation | None]:
-    """`evaluate` of every cell, in their order; None for a cell that failed, whose numbers nobody sees.
+    """What a run alone measures (`train.together`), of every cell in their order; None for a cell that failed.
 
     model    as `train_stacked` was given it, adapters included, and left as it was
-    method   train.method
-    Exact    float32 on CPU: with stacked full fine-tuning, the bits of a run alone. Adapters write the same answers,
-             and their likelihoods agree to 1e-6 nats/token, to the bit where a pass holds one cell: base layers are
-             one product over all rows, which a library may sum otherwise.
+    config   any cell's
+    Exact    Likelihoods have the bits of a run alone where a pass holds one cell, as it does on a CPU; where adapters
+             share one, they agree to 1e-6 nats/token: base layers are one product over all rows, which a library may
+             sum otherwise. Answers are the same texts: a token is the largest logit, which rounding leaves alone.
     """
     whole = [cell.parameters for cell in cells if cell.failure is None]
     if not whole:
         return [None] * len(cells)
-    splits = measured_splits(data)
+    method, asked, splits = config.train.method, config.eval, measured_splits(data)
     model.eval()
     with _as_it_was(model):
         said = {
@@ -88,13 +88,31 @@ def evaluate_cells(
             model,
             method,
             whole,
-            cells_that_write(model, device, config.batch_rows, config.batch_rows * _longest(splits, config)),
-            lambda some: answers_of(model, splits, config, tokenizer, device, num_cells=len(some)),
+            cells_that_write(model, device, asked.batch_rows, asked.batch_rows * _longest(splits, asked)),
+            lambda some: answers_of(model, splits, asked, tokenizer, device, num_cells=len(some)),
         )
-    found = iter(
-        evaluation_of({name: sums[n] for name, sums in said.items()}, answers[n], data, tokenizer, protocol)
-        for n in range(len(whole))
-    )
+        measured = in_groups(
+            model,
+            method,
+            whole,
+            1,
+            lambda some: [
+                with_wordings(
+                    evaluation_of(
+                        {name: sums[some[0]] for name, sums in said.items()},
+                        answers[some[0]],
+                        data,
+                        tokenizer,
+                        protocol,
+                    ),
+                    model,
+                    config,
+                    tokenizer,
+                    device,
+                )
+            ],
+        )
+    found = iter(measured)
     return [next(found) if cell.failure is None else None for cell in cells]
 
 
