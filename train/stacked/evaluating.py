@@ -50,6 +50,11 @@ def cells_that_write(model: nn.Module, device: torch.device, num_rows: int, num_
     return max(1, count)
 
 
+def cells_at_once(config: EvalConfig, device: torch.device) -> int:
+    """How many cells a pass of answers holds; evaluating more at a time gains nothing."""
+    return max(1, _ROWS_OF_A_PASS.get(device.type, 2048) // config.batch_rows)
+
+
 def evaluate_cells(
     model: nn.Module,
     cells: Sequence[CellResult],
