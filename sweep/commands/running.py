@@ -114,10 +114,13 @@ def check_needs(session: Session) -> None:
 def unmeasurable_line(session: Session) -> str:
     """Which finished runs can't be measured any more, and what to type."""
     number = len(session.unmeasurable)
-    return (
+    what = (
         f"{number} finished {_runs(number)} kept no weights, so benchmarks can't be measured on them "
-        f"({session.unmeasurable[0]}, ...): add eval.retrain=true to train them again for it"
+        f"({session.unmeasurable[0]}, ...)"
     )
+    if any(spec.config.eval.retrain for spec in session.plan.runs):
+        return f"{what}: preference-tuned runs aren't trained again for it, so train with retention=all"
+    return f"{what}: add eval.retrain=true to train them again for it"
 
 
 def control(session: Session, *, only_watch: bool = False, only_stage: str = "") -> Ending | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from train.benchmarks.prompts import PromptEncoder
 from train.benchmarks.run import evaluate_run
 from train.benchmarks.wordings import make_benchmark
 from train.compose import compose_run
+from train.config import config_to_dict
 from train.embedded.intents import make_intents
 from train.embedded.tasks import FAMILIES, split_of_prompt
 from train.embedded.wordings import WORDINGS
+from train.errors import ModelError
 from train.files import write_json_atomic
 from train.items import read_items, score
+from train.kept import has_weights, remove_weights
 from train.metrics import metric
 from train.model import load_model
 from train.record import record_to_dict
@@ -94,6 +98,8 @@ def test_a_finished_run_is_measured_as_it_was_right_after_training(tmp_path, met
     assert measured.metrics == {name: record.metrics[name] for name in measured.metrics}
     assert len(measured.metrics) == 9
     assert measured.measured == record.measured, "the same protocol and items: they may stand in one table"
+    if method == "lora":
+        assert_trained_again(tmp_path, config, asked, measured, settings)
     untouched = run(
         dataclasses.replace(config, stage="base", keep="none"),
         run_id="b",
@@ -103,6 +109,32 @@ def test_a_finished_run_is_measured_as_it_was_right_after_training(tmp_path, met
         **IDENTITIES,
     )
     assert untouched.metrics[f"test_wordings.{PSI}"] != record.metrics[f"test_wordings.{PSI}"]
+
+
+def assert_trained_again(tmp_path, config, asked, measured, settings):
+    """Without weights it is one line; with eval.retrain the same scores, and no weights left behind."""
+    run_folder = tmp_path / "run"
+    remove_weights(run_folder)
+    shutil.rmtree(run_folder / "evaluations")
+    spec = {"run_id": "r", "fingerprint": "f", "config": config_to_dict(config), **IDENTITIES}
+    write_json_atomic(run_folder / "spec.json", spec)
+
+    def evaluated(retrain):
+        eval_config = dataclasses.replace(asked, retrain=retrain)
+        return evaluate_run(
+            dataclasses.replace(config, eval=eval_config, stage="evaluate"),
+            run_id="e",
+            fingerprint=evaluation_fingerprint("f", asked_protocols(asked, None), {}),
+            folder=tmp_path,
+            model_identity="model",
+            parent_folder=run_folder,
+            **settings,
+        )
+
+    with pytest.raises(ModelError, match=r"kept no weights .*add eval\.retrain=true"):
+        evaluated(False)
+    assert evaluated(True).metrics == measured.metrics
+    assert not has_weights(run_folder)
 
 
 def test_a_model_without_position_ids_is_scored_one_by_one(capsys):
