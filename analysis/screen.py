@@ -7,7 +7,7 @@ ordinary runs. Runs that now look unlikely join the candidates, and it repeats. 
 cell again with a new seed; until then it hardly counts.
 
 Measured (tests/bench/bench_region.py): 5 % of runs losing 5 points on average at a noise of 0.8, nine in ten of those
-that lost over 3 are found, where testing each run once finds half; about one good run in twenty planes is suspected.
+that lost over 3 are found, where testing each run once finds half; about one good run in thirty planes is suspected.
 """
 
 from collections.abc import Sequence

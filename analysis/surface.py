@@ -10,7 +10,7 @@ The model of one run is in `analysis.gaussian`, the four surfaces and their prio
 integration over hyper-parameters in `analysis.sampling`. The four models are averaged by evidence times prior weight;
 rounds of sampling are added until the effective sample size is ENOUGH. Draws come from settings picked in proportion
 to their weights (systematic resampling), from each an exact Gaussian draw.
-Source   Model averaging: Hoeting et al. 1999. The models, priors and their calibration: tests/bench/bench_surface.py.
+Source   Model averaging: Hoeting et al. 1999. The models, priors and their calibration: tests/bench/bench_region.py.
 """
 
 import math
@@ -117,7 +117,7 @@ def fit_surface(
     """The posterior over surfaces; see the head of this file.
 
     Exact    for Gaussian noise, up to Monte Carlo error over hyper-parameters. Deterministic from `seed`.
-    Cost     0.12 CPU-s for 35 runs, draws included; 0.3 CPU-s for 600 runs with QUICK.
+    Cost     0.08 CPU-s for 35 runs, draws included; 0.3 CPU-s for 600 runs with QUICK.
     """
     data = grouped(points, effort.max_places)
     if data.places_L.prompt.size > _MANY_PLACES:  # cubic cost; rounds are added where it is too little
