@@ -41,6 +41,7 @@ class Launch:
     max_attempts: int = MAX_ATTEMPTS
     trainer: str = "sweep.trainers:make_trainer"
     pack: int = 1  # runs at once in a slot; 0: as many as are measured to fit
+    unit: str = "run"  # what a worker takes at once; see `sweep.launcher`
     only_stage: str = ""  # the stage whose runs alone are claimed; "": every run of the plan
 
 
@@ -176,7 +177,7 @@ def _submit(launch: Launch, slots: Sequence[int], folder: str) -> list[int]:
     """Inside the helper: one submitit job per slot."""
     import submitit
 
-    from sweep.worker import work
+    from sweep.local_worker import work
 
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(timeout_min=TIMEOUT_MIN, name=launch.sweep)
@@ -194,6 +195,7 @@ def _submit(launch: Launch, slots: Sequence[int], folder: str) -> list[int]:
             launch.pack,
             launch.num_slots,
             launch.ranks,
+            launch.unit,
         )
         pids.append(int(job.job_id))
     return pids

@@ -26,6 +26,8 @@ class LauncherConfig:
     """Where workers run. Keys below `partition` are read by kind slurm only.
 
     slots: None (auto in YAML) is as many workers as cores or devices allow.
+    unit: what a worker takes at once. run: one run, and what shares its stack of the worker's part of all that wait;
+    plane: all that waits of one model, dataset and seed.
     pack: runs at once on a worker's device; None (auto in YAML) measures the first and starts as many as fit.
     partition: several, separated by commas: the first that has room starts the job.
     gres: what asks for devices; {gpus} is their number. sbatch: further options, as sbatch spells them.
@@ -41,6 +43,7 @@ class LauncherConfig:
     kind: Literal["local", "slurm"] = "local"
     slots: int | None = None
     threads_per_worker: int = 1
+    unit: Literal["run", "plane"] = "run"
     pack: int | None = 1
     max_attempts: int = 5
     partition: str | None = None

@@ -163,6 +163,11 @@ class Ledger:
         ]
         return {values["share"]: values["metrics"] for values in found if "metrics" in values}
 
+    def num_deaths(self, fingerprint: str, before: float = float("inf")) -> int:
+        """How many of the latest attempts (of those before one) died without a word, none getting further."""
+        files = attempts_in(self.folder(fingerprint))
+        return self._deaths_in_a_row(fingerprint, {key: files[key] for key in files if key < before})
+
     def last_attempt(self, fingerprint: str) -> int:
         """The highest attempt there is; 0 for none."""
         return max(attempts_in(self.folder(fingerprint)), default=0)

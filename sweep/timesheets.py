@@ -15,7 +15,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,15 +132,41 @@ class Timesheet:
         if self._spec is None:
             return
         now = time.monotonic()
-        setup_s, training_s, evaluation_s, steps, num_steps = self._parts(now, record)
-        loaded = f"{self._spec.model_identity} {self._spec.dataset_identity}"
+        parts = self._parts(now, record)
+        self._note(self._spec, outcome, record, now - self._last, parts, now, pack)
+        self._last, self._spec = now, None
+
+    def end_together(self, runs: Sequence[tuple[RunSpec, str, RunRecord | None]]) -> None:
+        """Attempts that were one are over: run, outcome, record. Each has an even share, the first the set-up."""
+        now = time.monotonic()
+        setup_s, training_s, evaluation_s, steps, num_steps = self._parts(now, None)
+        share = 1.0 / len(runs)
+        for index, (spec, outcome, record) in enumerate(runs):
+            own_setup_s = 0.0 if index else setup_s
+            seconds = own_setup_s + share * (now - self._last - setup_s)
+            parts = own_setup_s, share * training_s, share * evaluation_s, steps, num_steps
+            self._note(spec, outcome, record, seconds, parts, now, 1)
+        self._last, self._spec = now, None
+
+    def _note(
+        self,
+        spec: RunSpec,
+        outcome: str,
+        record: RunRecord | None,
+        seconds: float,
+        parts: tuple[float, float, float, int, int],
+        now: float,
+        pack: int,
+    ) -> None:
+        setup_s, training_s, evaluation_s, steps, num_steps = parts
+        loaded = f"{spec.model_identity} {spec.dataset_identity}"
         how = record.environment if record is not None else {}
         tokens_per_s = record.tokens_per_s if record is not None else None
         entry = Entry(
-            fingerprint=self._spec.fingerprint,
-            workload=workload_of(self._spec),
+            fingerprint=spec.fingerprint,
+            workload=workload_of(spec),
             outcome=outcome,
-            seconds=now - self._last,
+            seconds=seconds,
             setup_s=setup_s,
             training_s=training_s,
             evaluation_s=evaluation_s,
@@ -155,7 +181,7 @@ class Timesheet:
             device_share=how.get("device_share"),
             device_total_gb=how.get("device_total_gb"),
         )
-        self._last, self._loaded, self._spec = now, loaded, None
+        self._loaded = loaded
         self._write(**dataclasses.asdict(entry))
 
     def _parts(self, now: float, record: RunRecord | None) -> tuple[float, float, float, int, int]:

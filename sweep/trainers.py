@@ -5,10 +5,12 @@ The one place of `sweep` that imports torch's side of the house, and only once t
 
 import dataclasses
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sweep.asked import asked_of
 from sweep.evaluations import is_evaluation
@@ -21,6 +23,17 @@ TRAINER = "sweep.trainers:make_trainer"
 
 class GivenBack(Exception):
     """A trainer stopped because it was asked to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """One of several runs that are trained at once; its own `should_stop` takes it out, saved."""
+
+    spec: RunSpec
+    folder: Path
+    attempt: int
+    should_stop: Callable[[], bool]
+    on_progress: Callable[[int, int], None]
 
 
 class RunOne(Protocol):
@@ -41,6 +54,21 @@ class RunOne(Protocol):
     ) -> RunRecord: ...
 
 
+@runtime_checkable
+class RunMany(Protocol):
+    """What a trainer may also be able to do: train several runs at once; see `Trainer`."""
+
+    def company(self, spec: RunSpec, num_alike: int, most: int) -> int: ...
+
+    def together(
+        self,
+        runs: Sequence[Together],
+        *,
+        should_stop: Callable[[], bool],
+        ended: Callable[[str, RunRecord | Exception], None],
+    ) -> None: ...
+
+
 def load_trainer(name: str) -> Callable[[str], RunOne]:
     """The function behind module:function."""
     module, _, function = name.partition(":")
@@ -49,11 +77,23 @@ def load_trainer(name: str) -> Callable[[str], RunOne]:
 
 def make_trainer(root: str) -> RunOne:
     """The real trainer; models and tokenised data stay in memory from run to run."""
-    from train import run as training  # torch begins here
+    return Trainer(root)
 
-    workbench = training.Workbench(Path(root) / ".cache")
 
-    def run_one(
+class Trainer:
+    """Trains and measures one run, or several of one plane at once (`RunMany`)."""
+
+    def __init__(self, root: str) -> None:
+        from train import run as training  # torch begins here
+
+        self._root, self._training = root, training
+        self._workbench = training.Workbench(Path(root) / ".cache")
+        self._choices: dict[
+            str, tuple[Any, float]
+        ] = {}  # by run: how many at once, and what finding out took
+
+    def __call__(
+        self,
         spec: RunSpec,
         *,
         folder: Path,
@@ -72,33 +112,98 @@ def make_trainer(root: str) -> RunOne:
                     fingerprint=spec.fingerprint,
                     folder=folder,
                     attempt=attempt,
-                    workbench=workbench,
+                    workbench=self._workbench,
                     model_identity=spec.model_identity,
-                    parent_folder=Ledger(root).folder(spec.parent_fingerprint),
+                    parent_folder=Ledger(self._root).folder(spec.parent_fingerprint),
                     should_stop=should_stop,
                     on_progress=on_progress,
                 )
-            return training.run(
+            parent = spec.parent_fingerprint
+            record = self._training.run(
                 spec.config,
                 run_id=spec.run_id,
                 fingerprint=spec.fingerprint,
                 folder=folder,
                 attempt=attempt,
-                workbench=workbench,
+                workbench=self._workbench,
                 model_identity=spec.model_identity,
                 dataset_identity=spec.dataset_identity,
                 should_stop=should_stop,
                 on_progress=on_progress,
-                asked=asked_of(root, spec),
-                parent_folder=Ledger(root).folder(spec.parent_fingerprint)
-                if spec.parent_fingerprint
-                else None,
+                asked=asked_of(self._root, spec),
+                parent_folder=Ledger(self._root).folder(parent) if parent else None,
                 pause_at=pause_at,
             )
-        except training.Interrupted as error:
+        except self._training.Interrupted as error:
             raise GivenBack(str(error)) from error
+        if spec.fingerprint not in self._choices:
+            return record
+        choice, spent_s = self._choices.pop(spec.fingerprint)
+        about = {**record.environment, "plane": choice.described(1)}
+        return dataclasses.replace(record, environment=about, setup_s=record.setup_s + spent_s)
 
-    return run_one
+    def company(self, spec: RunSpec, num_alike: int, most: int) -> int:
+        """How many runs are best trained at once with this one, `most` at most.
+
+        num_alike   runs that are as long, for which the choice will be made only once
+        """
+        from train.plane import best_company
+
+        started = time.monotonic()
+        choice = best_company(
+            spec.config,
+            most=most,
+            num_alike=num_alike,
+            workbench=self._workbench,
+            model_identity=spec.model_identity,
+            dataset_identity=spec.dataset_identity,
+        )
+        print(f"runs at once: {choice.size} of {most}: {choice.why}", flush=True)
+        self._choices[spec.fingerprint] = choice, time.monotonic() - started
+        return choice.size
+
+    def together(
+        self,
+        runs: Sequence[Together],
+        *,
+        should_stop: Callable[[], bool],
+        ended: Callable[[str, RunRecord | Exception], None],
+    ) -> None:
+        """Train and measure several; `ended` hears of each as soon as it is over. Raises as a run does."""
+        from train.plane import Member, run_plane
+
+        first = runs[0].spec
+        choice, spent_s = self._choices.pop(first.fingerprint)
+
+        def over(member: Member, what: RunRecord | Exception) -> None:
+            is_back = isinstance(what, self._training.Interrupted)
+            ended(member.fingerprint, GivenBack(str(what)) if is_back else what)
+
+        try:
+            run_plane(
+                [
+                    Member(
+                        config=one.spec.config,
+                        run_id=one.spec.run_id,
+                        fingerprint=one.spec.fingerprint,
+                        folder=one.folder,
+                        attempt=one.attempt,
+                        should_stop=one.should_stop,
+                        on_progress=one.on_progress,
+                        asked=asked_of(self._root, one.spec),
+                    )
+                    for one in runs
+                ],
+                choice,
+                workbench=self._workbench,
+                model_identity=first.model_identity,
+                dataset_identity=first.dataset_identity,
+                should_stop=should_stop,
+                ended=over,
+                spent_s=spent_s,
+            )
+        except self._training.Interrupted as error:
+            raise GivenBack(str(error)) from error
 
 
 def train_again(root: str, spec: RunSpec, folder: Path) -> RunRecord:

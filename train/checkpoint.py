@@ -126,6 +126,16 @@ def restore_checkpoint(
     return progress_from_dict(metadata)
 
 
+def saved_step(folder: Path, fingerprint: str) -> int:
+    """The step that the folder's checkpoint of this experiment stands at; 0 without one."""
+    try:
+        with safetensors.safe_open(folder / FOLDER_NAME / FILE_NAME, framework="pt") as stream:
+            metadata = json.loads((stream.metadata() or {}).get("progress", "{}"))
+    except Exception:  # see `restore_checkpoint`
+        return 0
+    return int(metadata.get("step", 0)) if metadata.get("fingerprint") == fingerprint else 0
+
+
 def generator_states(folder: Path) -> dict[str, torch.Tensor]:
     """What `save_checkpoint` was given of random generators; empty where there is no checkpoint."""
     try:

@@ -157,6 +157,9 @@ class RecipeConfig:
     distributed: Literal["none", "ddp", "fsdp"] = how("none")  # copies of the model, or shards of it
     num_ranks: int = how(1)  # processes, on all nodes together; 1: as model.gpus and model.nodes say
     checkpoint_every_s: float = how(30.0)
+    plane: str = how(
+        "auto"
+    )  # runs trained in one stack: off, at most so many, or as many as is measured fastest
 
     def __post_init__(self) -> None:
         check_positive("train.learning_rate", self.learning_rate)
@@ -179,6 +182,10 @@ class RecipeConfig:
                 "add train.distributed=ddp",
             )
         check_not_negative("train.checkpoint_every_s", self.checkpoint_every_s)
+        if self.plane not in ("auto", "off") and (not self.plane.isdecimal() or int(self.plane) < 1):
+            raise ConfigError(
+                f"train.plane={self.plane}", "auto, off or a whole number", "set train.plane=auto"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

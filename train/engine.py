@@ -85,7 +85,7 @@ def prepared(
             "packing": f"{packing} ({reason})",
             "attention": "varlen" if varlen else "sdpa",
             "ranks": world.size,
-            "precision": _precision(recipe),
+            "precision": precision_words(recipe),
         }
         yield Training(module, stepper, parameters, optimizer, world, how)
 
@@ -200,7 +200,8 @@ def _compute_type(recipe: RecipeConfig) -> torch.dtype:
     return torch.float32 if recipe.precision == "float32" else torch.bfloat16
 
 
-def _precision(recipe: RecipeConfig) -> str:
+def precision_words(recipe: RecipeConfig) -> str:
+    """What the record says of it."""
     return {
         "float32": "float32",
         "bfloat16": "bfloat16 products, float32 master weights",

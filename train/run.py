@@ -1,16 +1,14 @@
 """One run from configuration to record: the whole story, top to bottom."""
 
-import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from train.checkpoint import Progress
+from train.conclusion import concluded, parameters_sha256
 from train.config import RunConfig
 from train.distributed import local_device, world_of
 from train.errors import ConfigError
@@ -21,13 +19,13 @@ from train.items import FOLDER as ITEMS
 from train.items import write_items
 from train.launch import is_rank, launch
 from train.loop import Hooks, Interrupted
-from train.model import context_length, trainable_parameters
+from train.model import context_length
 from train.parents import Parent, check_parent, parent_weights, read_parent
 from train.preferences import load_token_pairs
 from train.provenance import environment, git_state
-from train.record import CLIPPED, RunRecord
+from train.record import RunRecord
 from train.together import fitted, train_and_measure
-from train.tracking import Tracker, start_tracker
+from train.tracking import start_tracker
 from train.tracking_values import Asked, mirrored_run
 from train.weights import load_weights, save_weights
 from train.workbench import Workbench
@@ -153,7 +151,7 @@ def run(
                     "run_id": run_id,
                     "fingerprint": fingerprint,
                     **identities,
-                    "parameters_sha256": _parameters_sha256(trained),
+                    "parameters_sha256": parameters_sha256(trained),
                 },
             )
     except NonFiniteLossError as error:
@@ -162,41 +160,26 @@ def run(
         tracker.finish(None)
         raise
     finally:
-        parameters_sha256 = _parameters_sha256(trained)
+        digest = parameters_sha256(trained)
         if trained is not model:
             trained.unload()  # type: ignore[operator] - gives the shared base model back without adapters
-    record = RunRecord(
+    return concluded(
+        config,
+        data,
+        tracker,
         run_id=run_id,
         fingerprint=fingerprint,
-        outcome="failed" if failure else "finished",
-        stage=config.stage,
+        attempt=attempt,
+        progress=progress,
         metrics=metrics,
         measured=details,
-        counts={
-            **counts,
-            **{f"unusable_rows.{why}": n for why, n in data.unusable.items()},
-            "steps_without_active_tokens": progress.num_empty_steps,
-            **({CLIPPED: progress.num_clipped_steps} if config.train.clip_norm is not None else {}),
-        },
-        final_train_loss=progress.final_train_loss,
-        num_steps=progress.step,
-        parameters_sha256=parameters_sha256,
-        training_s=progress.training_s,
-        evaluation_s=evaluation_s,
+        counts=counts,
+        parameters_sha256=digest,
         setup_s=setup_s,
-        tokens_per_s=progress.num_train_tokens / progress.training_s if progress.training_s else None,
-        attempt=attempt,
+        evaluation_s=evaluation_s,
         environment=environment(device) | dict(progress.how) | footprint.numbers(),
-        finished_at=time.time(),
         failure=failure,
     )
-    return _mirrored(record, tracker)
-
-
-def _mirrored(record: RunRecord, tracker: Tracker) -> RunRecord:
-    """The record, told to the mirror; with what the mirror lost, if anything."""
-    lost = tracker.finish(record)
-    return dataclasses.replace(record, environment={**record.environment, "mirror": lost}) if lost else record
 
 
 def _parent(config: RunConfig, model_identity: str, folder: Path | None) -> Parent | None:
@@ -222,12 +205,3 @@ def device_of(config: RunConfig) -> torch.device:
     if config.train.device != "auto":
         return torch.device(config.train.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _parameters_sha256(model: nn.Module) -> str:
-    """Equal digests, equal parameters, bit for bit: how two runs are said to be the same run."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(trainable_parameters(model).items()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -135,6 +135,7 @@ def control(session: Session, *, only_watch: bool = False, only_stage: str = "")
         num_threads=launcher.threads_per_worker,
         max_attempts=launcher.max_attempts,
         pack=launcher.pack or 0,
+        unit=launcher.unit,
         only_stage=only_stage,
     )
     if not only_watch:

@@ -29,6 +29,7 @@ from sweep.launch import CHECKOUT
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger
 from sweep.notify import Notifier, NotifyConfig
+from sweep.planes import Portion, fair_share
 from sweep.recovery import CLUSTER_REMEDIES
 from sweep.sharing import ALONE, Shared, memory_of_this_task
 from sweep.slurm.batches import default_memory_gb, note_default_memory
@@ -160,6 +161,7 @@ class _Job:
                 gpus_used=gpus,
                 remedies=CLUSTER_REMEDIES,
                 shared=shared,
+                portion=self._portion() if is_alone and not resources.is_shared else None,
             )
 
         if self._launcher.pack == 1 or gpus > 1 or resources.is_shared:
@@ -179,6 +181,14 @@ class _Job:
             make_worker=make_worker,
             is_ours=self._may_claim,
         ).run()
+
+    def _portion(self) -> Portion:
+        """Where more runs wait than jobs may be sent for, each job takes several."""
+        runs_per_job, max_jobs = self._launcher.runs_per_job, self._launcher.max_jobs
+        return Portion(
+            lambda num_left: max(runs_per_job, fair_share(num_left, max_jobs)),
+            whole=self._launcher.unit == "plane",
+        )
 
     def _watch_the_clock(self) -> None:
         """For sites that send no warning, or one that doesn't arrive."""

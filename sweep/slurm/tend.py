@@ -16,6 +16,7 @@ from sweep.errors import LaunchError, StoppedError
 from sweep.folder import SweepFolder, check_root
 from sweep.launcher import LauncherConfig
 from sweep.ledger import CLAIMABLE, Ledger, RunState
+from sweep.planes import units
 from sweep.searching import Search
 from sweep.slurm.batches import Batch, batches, default_memory_gb, folder_of, write_answer
 from sweep.slurm.burial import bad_nodes, bury, classified, has_begun, settle_own
@@ -264,7 +265,7 @@ class Tender:
             states = [found.states[spec.fingerprint] for spec in runs]
             known = batches(self.folder, [(task.batch, task.key) for task in queue.values()])
             lacking = num_lacking(
-                states,
+                states if self.launcher.unit == "run" else units(runs, found.states),
                 known,
                 queue,
                 resources.name,

@@ -32,7 +32,7 @@ PLAN = toy_plan(5)
 def quick(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda number: None)
     monkeypatch.setattr("sweep.worker.output_to", lambda path: contextlib.nullcontext())
-    monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
+    monkeypatch.setattr("sweep.holding.BEAT_EVERY_S", 0.02)
 
 
 @pytest.fixture

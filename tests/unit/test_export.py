@@ -93,8 +93,8 @@ def test_a_full_run_is_a_transformers_folder(full, tmp_path):
 def test_an_adapter_is_a_peft_folder(adapted, tmp_path):
     from peft import PeftModel
 
+    from train.conclusion import parameters_sha256
     from train.model import load_model
-    from train.run import _parameters_sha256
     from train.tokenizer import quiet
 
     folder, record = adapted
@@ -103,7 +103,7 @@ def test_an_adapter_is_a_peft_folder(adapted, tmp_path):
     base = load_model(compose_run(SMALL).model, torch.device("cpu"))
     with quiet():  # peft 0.21 asks transformers 5.23 by a name on its way out
         loaded = PeftModel.from_pretrained(base, tmp_path / "out", is_trainable=True)
-    assert _parameters_sha256(loaded) == record.parameters_sha256 == saved_sha256(tmp_path / "out")
+    assert parameters_sha256(loaded) == record.parameters_sha256 == saved_sha256(tmp_path / "out")
 
 
 def test_weights_that_are_not_the_records_are_refused(full, tmp_path):

@@ -15,12 +15,13 @@ from toys import failed, finished, toy_plan
 from sweep.flag import Flag
 from sweep.folder import SweepFolder
 from sweep.ledger import Ledger
+from sweep.local_worker import work
 from sweep.outcomes import same_failure
 from sweep.recovery import CLUSTER_REMEDIES
 from sweep.slots import holders, take_slot
 from sweep.spec import Status
 from sweep.trainers import GivenBack, load_trainer, make_trainer
-from sweep.worker import NO_SLOT, NODE_FAILURE, NOTHING_LEFT, SAME_FAILURE, Worker, work
+from sweep.worker import NO_SLOT, NODE_FAILURE, NOTHING_LEFT, SAME_FAILURE, Worker
 
 PLAN = toy_plan(4)
 
@@ -69,8 +70,9 @@ def folder(tmp_path):
     return folder
 
 
-def worker(folder, trainer, stop=None):
-    return Worker(Ledger(folder.root), folder, stop or Flag(), name="me", make_run_one=lambda: trainer)
+def worker(folder, trainer, stop=None, **settings):
+    make = {"name": "me", "make_run_one": lambda: trainer}
+    return Worker(Ledger(folder.root), folder, stop or Flag(), **make, **settings)
 
 
 def statuses(folder):
@@ -232,15 +234,13 @@ def test_a_run_gets_more_memory_where_there_is_more(folder):
     worker(folder, trainer).run()
     assert statuses(folder)[0] == "failed", "this machine has no more"
     Ledger(folder.root).retry(PLAN.runs[0].fingerprint)
-    one = worker(folder, trainer)
-    one._remedies = CLUSTER_REMEDIES
-    one.run()
+    worker(folder, trainer, remedies=CLUSTER_REMEDIES).run()
     assert statuses(folder)[0] == "failed"
     assert Ledger(folder.root).losses(PLAN.runs[0].fingerprint) == ["host_oom", "host_oom"]
 
 
 def test_a_run_that_somebody_took_over_is_stopped_and_not_recorded(folder, monkeypatch):
-    monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
+    monkeypatch.setattr("sweep.holding.BEAT_EVERY_S", 0.02)
     ledger, heard = Ledger(folder.root), []
 
     def be_taken_over(should_stop):
@@ -257,7 +257,7 @@ def test_a_run_that_somebody_took_over_is_stopped_and_not_recorded(folder, monke
 
 
 def test_a_request_on_disk_stops_it_too(folder, monkeypatch):
-    monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
+    monkeypatch.setattr("sweep.holding.BEAT_EVERY_S", 0.02)
 
     def be_cancelled(should_stop):
         time.sleep(0.05)
@@ -274,7 +274,7 @@ def test_a_request_on_disk_stops_it_too(folder, monkeypatch):
 
 
 def test_it_beats_while_a_step_is_long(folder, monkeypatch):
-    monkeypatch.setattr("sweep.worker.BEAT_EVERY_S", 0.02)
+    monkeypatch.setattr("sweep.holding.BEAT_EVERY_S", 0.02)
     monkeypatch.setattr("sweep.ledger.BEAT_EVERY_S", 0.01)
     times = []
 
@@ -339,7 +339,7 @@ def test_a_dead_holder_is_no_holder(tmp_path, project):
 
 def test_signals_that_come_all_at_once_do_not_hang_a_worker(project):
     code = (
-        "import signal, sys, time; from sweep.flag import Flag; from sweep.worker import _detach\n"
+        "import signal, sys, time; from sweep.flag import Flag; from sweep.local_worker import _detach\n"
         "stop = Flag(); _detach(stop); print('up', flush=True)\n"
         "end = time.monotonic() + 1.0\n"
         "while time.monotonic() < end: stop.set(); stop.wait(0.001); stop.is_set()\n"
@@ -361,7 +361,7 @@ def test_the_trainer_is_named_by_module_and_function():
 
 
 def test_importing_a_worker_loads_no_torch(project):
-    code = "import sys, sweep.worker, sweep.controller, sweep.commands.running; print('torch' in sys.modules)"
+    code = "import sys, sweep.local_worker, sweep.controller, sweep.commands.running; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True
     )

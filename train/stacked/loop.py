@@ -7,7 +7,7 @@ with from its cells, together or one by one, and a cell that was stopped alone c
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from train.attention import packed_attention
 from train.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from train.config import RunConfig
 from train.distributed import World
-from train.engine import choose_packing
+from train.engine import choose_packing, precision_words
 from train.failures import NonFiniteLossError
 from train.heads import base_model, choose_path
 from train.loop import Hooks, Interrupted, after, event_of, open_events
@@ -33,21 +33,25 @@ from train.tokens import TokenSplit
 
 @dataclass(frozen=True, slots=True)
 class CellRun:
-    """One run of a stack: what it is, where it lies, and who listens."""
+    """One run of a stack: what it is, where it lies, and who listens.
+
+    Its own `hooks.should_stop` takes it out of the stack, saved; `on_leave` hears of it then.
+    """
 
     config: RunConfig
     fingerprint: str
     folder: Path
     hooks: Hooks
+    on_leave: Callable[[Interrupted], None] = lambda why: None
 
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """A trained cell: its progress and parameters, or why its loss stopped being a number."""
+    """A trained cell: its progress and parameters, or why its loss stopped being a number, or that it left."""
 
     progress: Progress
     parameters: dict[str, torch.Tensor]
-    failure: NonFiniteLossError | None
+    failure: NonFiniteLossError | Interrupted | None
 
 
 def train_stacked(
@@ -61,9 +65,10 @@ def train_stacked(
     """Train all runs from the model's parameters, or from their checkpoints, to the last step.
 
     The model is as it was afterwards: the trained parameters are in the results. `cannot_stack` must have said
-    nothing. `training_s` is a run's share of the stack's seconds.
+    nothing. `training_s` is a run's share of the stack's seconds. A cell that leaves is carried along unseen.
 
-    Raises   Interrupted after saving every cell; TemplateError for a weight on tokens that aren't there.
+    Raises   Interrupted after saving every cell, or once all have left; TemplateError for a weight on tokens that
+             aren't there.
     Exact    float32 on CPU: each cell ends in the bits of a run alone (tests/unit/test_stacked.py).
     """
     for run in runs:
@@ -71,27 +76,34 @@ def train_stacked(
     recipe = runs[0].config.train
     steps = num_steps(recipe, len(split.row_ids))
     path = choose_path(model, recipe.head, device)
-    packing, _ = choose_packing(model, recipe, device)
+    packing, reason = choose_packing(model, recipe, device)
     with contextlib.ExitStack() as undo:
         if packing != "pad":
             undo.enter_context(packed_attention(base_model(model)))
         stack = undo.enter_context(stacked(model, len(runs), recipe.method))
         engine = Engine(path, packing, False, World())
         stepper = StackedStepper(stack, split, [run.config for run in runs], device, path, engine)
-        how = {"head": f"{path.name} ({path.reason})", "packing": packing, "stacked": len(runs), "ranks": 1}
+        how = {
+            "head": f"{path.name} ({path.reason})",
+            "packing": f"{packing} ({reason})",
+            "attention": "sdpa",
+            "ranks": 1,
+            "precision": precision_words(recipe),
+            "stacked": len(runs),
+        }
         progress = [replace(each, how=how) for each in _restore(stack, stepper, runs)]
         model.train()
         try:
-            progress = _run(stack, stepper, runs, progress, steps, device, should_stop)
+            progress, left = _run(stack, stepper, runs, progress, steps, device, should_stop)
         finally:
             model.eval()
         return [
             CellResult(
                 done,
                 cell.last_parameters or {name: view.detach().clone() for name, view in views.items()},
-                cell.failure,
+                left.get(n, cell.failure),
             )
-            for done, views, cell in zip(progress, stack.cells, stepper.cells, strict=True)
+            for n, (done, views, cell) in enumerate(zip(progress, stack.cells, stepper.cells, strict=True))
         ]
 
 
@@ -121,41 +133,53 @@ def _run(
     steps: int,
     device: torch.device,
     should_stop: Callable[[], bool],
-) -> list[Progress]:
+) -> tuple[list[Progress], dict[int, Interrupted]]:
+    """The progress of all cells, and which left."""
     recipe, first = runs[0].config.train, progress[0].step
     started, saved = time.monotonic(), time.monotonic()
-    before_s = progress[0].training_s
+    before_s = [each.training_s for each in progress]
+    left: dict[int, Interrupted] = {}
     meter = StepMeter(stack.model, device, recipe.precision)
     with contextlib.ExitStack() as files:
         events = [files.enter_context(open_events(run.folder, first, World())) for run in runs]
         for step in range(first, steps):
             results = stepper.step(step, steps)
             speed = meter.numbers(sum(result.num_tokens for result in results if result))
-            share_s = before_s + (time.monotonic() - started) / len(runs)
+            share_s = (time.monotonic() - started) / len(runs)
             for n, (run, result) in enumerate(zip(runs, results, strict=True)):
-                if result is None:
+                if result is None or n in left:
                     continue
-                progress[n] = after(progress[n], result, share_s)
+                progress[n] = after(progress[n], result, before_s[n] + share_s)
                 event = event_of(step + 1, result) | speed
                 events[n].write(json.dumps(event) + "\n")
                 run.hooks.tracker.log(step + 1, event)
                 run.hooks.on_progress(step + 1, steps)
+            words = f"stopped after step {step + 1} of {steps}"
             is_stopping = should_stop()
+            leaving = [n for n in range(len(runs)) if n not in left and runs[n].hooks.should_stop()]
             if is_stopping or step + 1 == steps or time.monotonic() - saved > recipe.checkpoint_every_s:
-                _save(stack, stepper, runs, progress)
+                _save(stack, stepper, runs, progress, set(range(len(runs))) - set(left))
                 saved = time.monotonic()
-            if is_stopping:
-                raise Interrupted(f"stopped after step {step + 1} of {steps}")
-    return progress
+            elif leaving:
+                _save(stack, stepper, runs, progress, leaving)
+            for n in leaving:
+                events[n].flush()
+                left[n] = Interrupted(words)
+                runs[n].on_leave(left[n])
+            if is_stopping or len(left) == len(runs):
+                raise Interrupted(words)
+    return progress, left
 
 
 def _save(
-    stack: Stack, stepper: StackedStepper, runs: Sequence[CellRun], progress: Sequence[Progress]
+    stack: Stack,
+    stepper: StackedStepper,
+    runs: Sequence[CellRun],
+    progress: Sequence[Progress],
+    cells: Collection[int],
 ) -> None:
     stepper.updates.expose()
-    optimizers = stepper.updates.optimizers
-    for run, views, cell, optimizer, done in zip(
-        runs, stack.cells, stepper.cells, optimizers, progress, strict=True
-    ):
-        if cell.failure is None:
-            save_checkpoint(run.folder, run.fingerprint, views, optimizer, done)
+    for n in sorted(cells):
+        if stepper.cells[n].failure is None:
+            optimizer = stepper.updates.optimizers[n]
+            save_checkpoint(runs[n].folder, runs[n].fingerprint, stack.cells[n], optimizer, progress[n])

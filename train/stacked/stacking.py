@@ -17,6 +17,7 @@ from train.config import RunConfig
 from train.heads import base_model, decoder_of, head_of
 from train.linear_cross_entropy import Head
 from train.model import trainable_parameters
+from train.stacked.company import in_common, trained_alone
 from train.stacked.modules import (
     StackedEmbedding,
     StackedLayerNorm,
@@ -54,23 +55,13 @@ class Stack:
 
 def cannot_stack(model: nn.Module, configs: Sequence[RunConfig]) -> str:
     """Why these runs can't share a pass; empty if they can. `model` as it is trained, adapters included."""
-    first = configs[0]
-    recipe = first.train
-    if first.stage != "sft":
-        return f"stage={first.stage} is trained alone"
-    for value, what in (
-        (recipe.dropout or recipe.lora_dropout, "dropout, whose masks would be shared"),
-        (recipe.neftune_alpha, "train.neftune_alpha"),
-        (first.objective.kl_weight, "objective.kl_weight"),
-        (recipe.num_ranks > 1, "train.num_ranks above 1"),
-        (recipe.precision == "paper_bf16", "train.precision=paper_bf16"),
-        (recipe.compile, "train.compile"),
-        (recipe.activation_checkpointing, "train.activation_checkpointing"),
-    ):
-        if value:
-            return what
-    if any(_shared(config) != _shared(first) for config in configs):
+    if reason := next(filter(None, map(trained_alone, configs)), ""):
+        return reason
+    if len({in_common(config) for config in configs}) > 1:
         return "the runs differ in more than weights, learning rate and weight decay"
+    recipe = configs[0].train
+    if recipe.method == "lora" and hasattr(base_model(model).get_output_embeddings(), "lora_A"):
+        return "lm_head is among the LoRA targets"
     decoder, head = decoder_of(model), head_of(model)
     if decoder is None or head is None:
         return "the model has no decoder and plain output layer to be found"
@@ -101,15 +92,6 @@ def stacked(model: nn.Module, num_cells: int, method: str) -> Iterator[Stack]:
         )
         head_name = None if method == "lora" else _head_name(model, parameters)
         yield Stack(model, num_cells, parameters, cells, head, head_name)
-
-
-def _shared(config: RunConfig) -> Any:
-    """What all runs of a stack must have in common: everything but the swept weights and the optimiser's rates."""
-    import dataclasses
-
-    recipe = dataclasses.replace(config.train, learning_rate=1.0, weight_decay=0.0)
-    objective = dataclasses.replace(config.objective, prompt_weight=1.0, response_weight=1.0)
-    return dataclasses.replace(config, train=recipe, objective=objective)
 
 
 def _owners(model: nn.Module) -> list[tuple[str, nn.Module]]:
