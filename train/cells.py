@@ -219,17 +219,15 @@ class Cells:
         with torch.no_grad():
             for name, parameter in trainable_parameters(self.model).items():
                 parameter.copy_(result.parameters[name])
-        digest, metrics, failure = parameters_sha256(self.model), dict[str, float](), None
-        progress = result.progress
+        digest, failure, progress = parameters_sha256(self.model), None, result.progress
         if measured is None:
             assert isinstance(result.failure, NonFiniteLossError)
-            failure, progress = (
-                failure_from_exception(result.failure),
-                Progress(0, 0.0, None),
-            )  # as a run alone
-            evaluation_s = 0.0
+            failure, measured = failure_from_exception(result.failure), Evaluation({})
+            progress, evaluation_s = Progress(0, 0.0, None), 0.0  # as a run alone
         else:
-            metrics = dict(measured.metrics)
+            started = monotonic()
+            measured = with_wordings(measured, self.model, config, self.tokenizer, self.device)
+            evaluation_s += monotonic() - started
             for items in measured.items:
                 write_items(member.folder / ITEMS, items)
             if config.keep != "none":

@@ -25,7 +25,16 @@ TINY = (
     "dataset.num_robustness_rows=0",
     "eval.generate=false",
 )
-SCIENCE = ("outcome", "metrics", "measured", "counts", "final_train_loss", "num_steps", "parameters_sha256", "stage")
+SCIENCE = (
+    "outcome",
+    "metrics",
+    "measured",
+    "counts",
+    "final_train_loss",
+    "num_steps",
+    "parameters_sha256",
+    "stage",
+)
 
 
 def config_of(*cell_and_overrides):
