@@ -26,7 +26,6 @@ from train.record import RunRecord
 from train.stacked.choosing import Choice
 from train.stacked.evaluating import cells_at_once, evaluate_cells
 from train.stacked.loop import CellResult, CellRun, train_stacked
-from train.together import with_wordings
 from train.tracking import Tracker, start_tracker
 from train.tracking_values import Asked, mirrored_run
 from train.weights import save_weights
@@ -172,10 +171,9 @@ class Cells:
                 self.model,
                 [result for _, result in cells],
                 self.data,
-                config.eval,
+                config,
                 self.tokenizer,
                 self.device,
-                method=config.train.method,
                 protocol=own_protocol(config, self.setting.dataset_identity),
             )
         except Exception as error:
@@ -225,9 +223,6 @@ class Cells:
             failure, measured = failure_from_exception(result.failure), Evaluation({})
             progress, evaluation_s = Progress(0, 0.0, None), 0.0  # as a run alone
         else:
-            started = monotonic()
-            measured = with_wordings(measured, self.model, config, self.tokenizer, self.device)
-            evaluation_s += monotonic() - started
             for items in measured.items:
                 write_items(member.folder / ITEMS, items)
             if config.keep != "none":
