@@ -59,6 +59,35 @@ def scramble_header(model):
     path.write_bytes(b"\xff" * 64 + path.read_bytes()[64:])
 
 
+def folder(path):
+    return path
+
+
+def mt_bench_files(path):
+    """Whole by name; what is in them is looked at later."""
+    (path / "reference_answer").mkdir()
+    for name in ("question.jsonl", "reference_answer/gpt-4.jsonl", "judge_prompts.jsonl"):
+        (path / name).write_text("{}\n")
+    return path
+
+
+def ifeval_file(copies):
+    def make(path):
+        row = {"key": 1, "prompt": "p", "instruction_id_list": [], "kwargs": []} if copies else {"text": "p"}
+        file = path / "google" / "IFEval" / "input_data.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text((json.dumps(row) + "\n") * max(1, copies))
+        return path
+
+    return make
+
+
+MT_BENCH = ["+eval.benchmarks.mt.kind=mt_bench", "eval.judge.model=local"]
+IFEVAL = [
+    "+eval.benchmarks.quiz.kind=lm_eval",
+    "+eval.benchmarks.quiz.tasks=[ifeval]",
+    "+eval.benchmarks.quiz.hub=[google/IFEval]",
+]
 GRID = "+grid=smoke_2x2"
 CASES = {
     "unknown grid": (["+grid=wit_6x6"], None, "wit_5x5"),
@@ -100,6 +129,24 @@ CASES = {
         [GRID, "model=local", "model.path={path}"],
         copy_of_model(scramble_header),
         "model.safetensors",
+    ),
+    "benchmark file absent": (
+        [GRID, *MT_BENCH, "+eval.benchmarks.mt.path={path}/absent"],
+        folder,
+        "question.jsonl",
+    ),
+    "judge's key missing": (
+        [GRID, *MT_BENCH, "+eval.benchmarks.mt.path={path}", "eval.judge.key_variable=NO_SUCH_KEY"],
+        mt_bench_files,
+        "NO_SUCH_KEY is not set",
+    ),
+    "no judge": ([GRID, MT_BENCH[0], "+eval.benchmarks.mt.path={path}"], mt_bench_files, "eval.judge.model"),
+    "benchmark rows twice": ([GRID, *IFEVAL, "eval.data={path}"], ifeval_file(2), "a second time"),
+    "benchmark rows of another shape": ([GRID, *IFEVAL, "eval.data={path}"], ifeval_file(0), "has no key"),
+    "unknown measure": (
+        [GRID, *MT_BENCH, "+eval.benchmarks.mt.path={path}", "+eval.aggregates.all=[mt.ratting/10]"],
+        mt_bench_files,
+        "did you mean rating",
     ),
     "hub without network": ([GRID, "model=llama_3_2_1b"], None, "network"),
     "hub dataset without network": ([GRID, "dataset=alpaca_cleaned"], None, "network"),

@@ -38,7 +38,7 @@ class HFBackend:
         generation = getattr(model, "generation_config", None)
         also = getattr(generation, "eos_token_id", None)
         also = also if isinstance(also, list) else [also]
-        self._end_ids = sorted({tokenizer.eos_token_id, *(one for one in also if one is not None)})
+        self.end_ids = sorted({tokenizer.eos_token_id, *(one for one in also if one is not None)})
         pad = getattr(tokenizer, "pad_token_id", None)
         self._pad_id: int = tokenizer.eos_token_id if pad is None else pad
 
@@ -120,7 +120,7 @@ class HFBackend:
             self.model,
             prompts,
             max_new_tokens=limit,
-            end_ids=self._end_ids,
+            end_ids=self.end_ids,
             pad_id=self._pad_id,
             device=self.device,
             num_cells=num_cells,
@@ -131,7 +131,7 @@ class HFBackend:
         )
         found = []
         for request, row in zip(requests, written, strict=True):
-            end = next((place for place, token in enumerate(row) if token in self._end_ids), None)
+            end = next((place for place, token in enumerate(row) if token in self.end_ids), None)
             tokens = row if end is None else row[:end]
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             shortest = min((text.index(stop) for stop in request.stop if stop and stop in text), default=None)

@@ -1,13 +1,13 @@
 """vLLM behind the same two methods: for generation on a GPU, all prompts in one call.
 
-An extra (`pip install -e '.[vllm]'`), untested here for want of a GPU. vLLM loads a folder, so the model's weights
+An extra (`pip install -e '.[vllm]'`), never run here for want of a GPU: a test holds the calls to vLLM's published
+signatures, no more. vLLM loads a folder, so the model's weights
 are written to a temporary one; likelihoods stay with `HFBackend`, because vLLM recomputes the whole prompt for
 prompt_logprobs, without its prefix cache.
 """
 
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from train.benchmarks.hf_backend import HFBackend
@@ -26,11 +26,12 @@ class VLLMBackend:
                 "eval.backend=vllm, which isn't installed", "the extra vllm", "pip install -e '.[vllm]'"
             ) from None
         self._hf, self._vllm, self._context = hf, vllm, context_length or 1 << 30
-        self._folder = tempfile.TemporaryDirectory(prefix="vllm-")
         model: Any = hf.model.merge_and_unload() if hasattr(hf.model, "peft_config") else hf.model  # type: ignore[operator]
-        model.save_pretrained(Path(self._folder.name))
-        hf.tokenizer.save_pretrained(Path(self._folder.name))
-        self._engine = vllm.LLM(model=self._folder.name, max_model_len=context_length, seed=0)
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")  # its own choice would be another
+        with tempfile.TemporaryDirectory(prefix="vllm-") as folder:  # read while the engine is made
+            model.save_pretrained(folder)
+            hf.tokenizer.save_pretrained(folder)
+            self._engine = vllm.LLM(model=folder, max_model_len=context_length, dtype=dtype, seed=0)
 
     def generate(self, requests: Sequence[Request]) -> list[Output]:
         """In one call: vLLM batches continuously."""
@@ -50,7 +51,12 @@ class VLLMBackend:
             )
         found = self._engine.generate(prompts, settings, use_tqdm=False)
         return [
-            Output(one.text, len(one.token_ids), one.finish_reason == "length", is_cut)
+            Output(
+                one.text,
+                sum(token not in self._hf.end_ids for token in one.token_ids),  # vLLM counts the end token
+                one.finish_reason == "length",
+                is_cut,
+            )
             for one, is_cut in zip((answer.outputs[0] for answer in found), cut, strict=True)
         ]
 

@@ -85,6 +85,6 @@ def api_key(config: JudgeConfig) -> str | None:
         raise ConfigError(
             f"the judge {config.model} wants a key and {config.key_variable} is not set",
             f"the key in the environment variable {config.key_variable}",
-            f"export {config.key_variable}=..., or set eval.judge.key_variable=null for a server without keys",
+            f"export {config.key_variable}, or set eval.judge.key_variable=null for a server without keys",
         )
     return key
