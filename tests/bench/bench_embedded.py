@@ -24,6 +24,7 @@ import dataclasses
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -103,7 +104,8 @@ def one_round(what: str, folder: Path, data: Path, rows: str, number: int) -> di
     for name in names[number % len(names) :] + names[: number % len(names)]:
         found[name] = ways[name]()
         print(name, json.dumps(found[name]), flush=True)
-    return found
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, text=True)
+    return {"commit": commit.strip(), "has_planes": has_planes(), **found}
 
 
 def has_planes() -> bool:
@@ -219,7 +221,7 @@ def without_report(entry: dict[str, Any]) -> dict[str, Any]:
 
 def summary(what: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Every round, the ratios to ours, the verdict."""
-    others = [name for name in rounds[0] if name != "ours"]
+    others = [name for name in rounds[0] if name not in ("ours", "commit", "has_planes")]
     over = {
         name: {
             f"{key.removesuffix('_s')}{suffix}": estimate(
