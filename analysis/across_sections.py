@@ -15,7 +15,7 @@ from analysis.tradeoff import TradeOff
 Figures = Mapping[str, bytes]  # by role: gains, agreement, pooled, maps, trade_off, ranks
 
 # of its 95 % gain intervals over simulated worlds: tests/bench/results/planes.json
-POOLED_COVERAGE = "0.75 to 0.94"
+POOLED_COVERAGE = "0.78 to 0.97"
 
 
 def points_text(value: float, digits: int = 2) -> str:
