@@ -165,8 +165,10 @@ class Ledger:
 
     def num_deaths(self, fingerprint: str, before: float = float("inf")) -> int:
         """How many of the latest attempts (of those before one) died without a word, none getting further."""
-        files = attempts_in(self.folder(fingerprint))
-        return self._deaths_in_a_row(fingerprint, {key: files[key] for key in files if key < before})
+        files = {key: kinds for key, kinds in attempts_in(self.folder(fingerprint)).items() if key < before}
+        return (
+            deaths_in_a_row(lambda *names: self.attempt_path(fingerprint, *names), files).num if files else 0
+        )
 
     def last_attempt(self, fingerprint: str) -> int:
         """The highest attempt there is; 0 for none."""
