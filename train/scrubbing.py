@@ -5,6 +5,7 @@ Here a helper of a few megabytes, one for each process that prints, reads pipes 
 secrets: line by line, private keys whole. Nobody signals it (a session of its own); it ends when all pipes are closed.
 """
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -93,6 +94,7 @@ class _Helper:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        atexit.register(self._end)
 
     def open(self, destination: int) -> tuple[int, int]:
         """A new pipe to that file: its number and the end to write to."""
@@ -112,6 +114,11 @@ class _Helper:
                 self._socket.recv(1)
         except OSError:
             self._is_lost = True
+
+    def _end(self) -> None:
+        """It outlives us, to write what is left, and is nobody's to wait for: Python would warn of it."""
+        if self._owner == os.getpid() and self._process.poll() is None:
+            self._process.returncode = 0
 
     def serves(self) -> bool:
         """Whether this process may ask it: a forked child must not talk over its parent."""
