@@ -117,8 +117,9 @@ class _Helper:
 
     def _end(self) -> None:
         """It outlives us, to write what is left, and is nobody's to wait for: Python would warn of it."""
-        if self._owner == os.getpid() and self._process.poll() is None:
-            self._process.returncode = 0
+        if self._owner == os.getpid():
+            self._socket.close()
+            self._process.returncode = self._process.poll() or 0
 
     def serves(self) -> bool:
         """Whether this process may ask it: a forked child must not talk over its parent."""
