@@ -1,6 +1,7 @@
 """A plane evaluated over one resident model, beside its cells evaluated one after another.
 
-    python tests/bench/bench_plane_evaluation.py --checkpoint FOLDER
+    python tests/bench/bench_plane_evaluation.py embedded
+    python tests/bench/bench_plane_evaluation.py adapters --checkpoint FOLDER
 
 One thread, process time, the ways interleaved round by round, the fastest round of each; 13 cells. The gate:
 texts must be equal, and likelihoods to 1e-6 nats/token. Three ways:
@@ -10,8 +11,8 @@ texts must be equal, and likelihoods to 1e-6 nats/token. Three ways:
     plane       all cells over one model, as many at once as `train.stacked.evaluating` chooses
 
 Situations: the embedded experiment's own evaluation (whole models in a stack, trained here), and adapters of FOLDER, a
-small Llama, with benchmarks' texts and few-shot choices. Writes results/plane_evaluation.json and exits with 1 where
-the gate fails, or a plane is more than a tenth slower than its cells alone (the machine's noise).
+small Llama, with benchmarks' texts and few-shot choices. Writes results/plane_evaluation_PART.json and exits with 1
+where the gate fails, or a plane is more than a tenth slower than its cells alone (the machine's noise).
 """
 
 import argparse
@@ -59,14 +60,16 @@ SLOWEST = 1.1  # of a plane, over its cells alone
 def main() -> int:
     """Measure, write, judge."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("part", choices=("embedded", "adapters"))
+    parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=60, help="of training the embedded cells")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = {
-        "embedded, whole models: everything a run measures": embedded(arguments.steps, arguments.rounds)
-    } | adapters(arguments.checkpoint, arguments.rounds)
+    if arguments.part == "embedded":
+        results = {"whole models: everything a run measures": embedded(arguments.steps, arguments.rounds)}
+    else:
+        results = adapters(arguments.checkpoint, arguments.rounds)
     kept = True
     for name, found in results.items():
         kept &= found["texts_equal"] and found["largest_difference_nats_per_token"] <= 1e-6
@@ -79,7 +82,7 @@ def main() -> int:
         "machine": {"processor": platform.machine(), "threads": 1, "torch": torch.__version__},
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    path = Path(__file__).parent / "results" / "plane_evaluation.json"
+    path = Path(__file__).parent / "results" / f"plane_evaluation_{arguments.part}.json"
     path.write_text(json.dumps(about, indent=1) + "\n")
     return 0 if kept else 1
 
@@ -240,8 +243,8 @@ def adapters(checkpoint: Path, rounds: int) -> dict[str, dict[str, Any]]:
         for mine, theirs in zip(one, other, strict=True)
     )
     return {
-        "adapters: 48 texts of 24 tokens": summary(write_s, same_texts, 0.0),
-        "adapters: 192 choices behind shared examples": summary(read_s, same_choices, difference),
+        "48 texts of 24 tokens": summary(write_s, same_texts, 0.0),
+        "192 choices behind shared examples": summary(read_s, same_choices, difference),
     }
 
 
