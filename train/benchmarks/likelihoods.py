@@ -2,7 +2,8 @@
 
 The items of a few-shot benchmark begin with the same examples, and the choices of an item with the same question.
 Where that saves enough, the keys and values of a beginning are computed once per cell and read by all rows that
-begin so. A row's numbers then come from a product of other shape, and agree to rounding (1e-6 nats/token).
+begin so. A row's numbers then come from a product of other shape, and agree to float32's rounding (1.4e-5 nats/token at
+most in tests/bench/bench_plane_evaluation.py); a run by itself and runs in a plane share the same beginnings.
 
 Letters: N cells, B rows, T positions, K scored positions, V vocabulary.
 """
