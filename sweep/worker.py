@@ -164,6 +164,7 @@ class Worker:
         if (
             self._portion is None
             or self._limit_s is not None
+            or (self._run_one is not None and not isinstance(self._run_one, RunMany))
             or not has_company(first.spec, plan, self.ledger)
         ):
             return []
