@@ -11,13 +11,15 @@ Letters: N targets, C those of one chunk, H width, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+# Fewest rows of a chunk beside others: the bits of products of one to three depend on where a matrix lies in memory.
+FEWEST_ROWS = 16
 CPU_CHUNK, CUDA_CHUNK = 256, 4096  # rows: large enough for full products; CPU's measured (tests/bench)
 
 
@@ -180,8 +182,7 @@ class _Chunks:
         nll_N = torch.zeros(num, dtype=wide, device=self.hidden_NH.device)
         divergence_N = torch.zeros_like(nll_N)
         logits_CV: Tensor | None = None
-        for start in range(0, num, self.plan.chunk_rows):
-            part = slice(start, min(start + self.plan.chunk_rows, num))
+        for part in _parts(num, self.plan.chunk_rows):
             hidden_CH = (
                 self.hidden_NH[part].to(self.plan.dtype) * self.plan.head.scale
                 if self.plan.head.scale != 1.0
@@ -204,8 +205,9 @@ class _Chunks:
 
     def _logits(self, hidden_CH: Tensor, buffer_CV: Tensor | None) -> Tensor:
         """Logits in the compute type's wide form, in the last chunk's memory where it fits."""
-        if buffer_CV is not None and hidden_CH.dtype == buffer_CV.dtype:
-            logits_CV = torch.mm(hidden_CH, self.weight_VH.t(), out=buffer_CV[: len(hidden_CH)])
+        num = len(hidden_CH)
+        if buffer_CV is not None and num <= len(buffer_CV) and hidden_CH.dtype == buffer_CV.dtype:
+            logits_CV = torch.mm(hidden_CH, self.weight_VH.t(), out=buffer_CV[:num])
         else:
             logits_CV = torch.mm(hidden_CH, self.weight_VH.t())
         if not self.plan.kernel.takes_half or self.plan.reference is not None:
@@ -261,6 +263,16 @@ class _Chunks:
         """Of hidden states, weight and bias, in their own types."""
         to_weight_VH = None if self.to_weight_VH is None else self.to_weight_VH.to(self.weight_dtype)
         return self.to_hidden_NH, to_weight_VH, self.to_bias_V
+
+
+def _parts(num: int, chunk_rows: int) -> Iterator[slice]:
+    """Of `chunk_rows` each, the last one longer rather than of fewer than FEWEST_ROWS."""
+    start = 0
+    while start < num:
+        end = start + chunk_rows
+        end = num if end + min(FEWEST_ROWS, chunk_rows) > num else end
+        yield slice(start, end)
+        start = end
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -156,6 +156,21 @@ def test_a_gradient_from_above_is_honoured_once():
         torch.autograd.grad(scaled, hidden)
 
 
+@pytest.mark.parametrize("num", [256, 257, 259, 511, 513, 770])
+def test_the_bits_do_not_depend_on_where_the_head_lies_in_memory(num):
+    # A stack's heads lie in one tensor. Products of one to three rows have other bits there; chunks are longer.
+    hidden, weight, targets, coefficients = inputs(num, width=64, size=301)
+    found = []
+    for offset in range(4):
+        memory = torch.empty(weight.numel() + offset)[offset:].view_as(weight).copy_(weight)
+        memory, own = memory.detach().requires_grad_(), hidden.detach().requires_grad_()
+        loss, nll, _ = weighted_linear_nll(own, Head(memory), targets, coefficients)
+        loss.backward()
+        found.append((loss.detach(), nll, memory.grad, own.grad))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
 def test_autocast_takes_16_bit_products_and_32_bit_sums():
     hidden, weight, targets, coefficients = inputs()
     hidden.requires_grad_()
