@@ -24,6 +24,8 @@ from train.record import RunRecord
 from train.secrets import scrub
 from train.stacked.company import in_common, trained_alone
 
+LOOK_AT = 512  # runs of the plan, from the claimed one on: a look at thousands takes longer than a short run
+
 
 @dataclass(frozen=True, slots=True)
 class Portion:
@@ -58,7 +60,8 @@ def mates(
     Every death without a word halves how many go together: it may have been their memory.
     """
     spec = held.spec
-    others = [run for run in plan.runs if run.fingerprint != spec.fingerprint and may_claim(run)]
+    at = next(n for n, run in enumerate(plan.runs) if run.fingerprint == spec.fingerprint)
+    others = [run for run in (*plan.runs[at + 1 :], *plan.runs[:at])[:LOOK_AT] if may_claim(run)]
     states = ledger.statuses(run.fingerprint for run in others)
     waiting = [run for run in others if states[run.fingerprint].status in CLAIMABLE]
     wanted = _key(spec, portion.whole)
