@@ -135,3 +135,18 @@ def test_an_interrupted_plane_gives_all_back_and_goes_on_in_one_stack(tmp_path, 
     assert results(root) == alone
     logs = [Ledger(root).attempt_path(spec.fingerprint, 1, "log").read_text() for spec in trained(root)]
     assert logs == ["runs at once: 4 of 4: train.plane=8\n"] * 4
+
+
+def test_a_job_of_a_cluster_takes_a_whole_plane(slurm, tmp_path, alone):
+    root = tmp_path / "root"
+    words = (*PLANE, f"root={root}", "launcher=slurm", "launcher.unit=plane", "train.plane=8")
+    started = run_command("sweep", *words)
+    assert started.returncode == 0, started.stdout + started.stderr
+    deadline = time.monotonic() + 240
+    while len(list(root.glob(".runs/*/record.json"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    done = run_command("sweep", *words, "collect")
+    assert "5 of 5 runs finished" in done.stdout, done.stdout + done.stderr
+    assert "submitted 2 workers" in started.stdout, "one for the plane, one for the base model"
+    assert stacks(root) == [4] * 4
+    assert results(root) == alone
