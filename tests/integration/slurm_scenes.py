@@ -54,7 +54,8 @@ class Scene:
         """Somebody submits and watches from a terminal of their own: its other end, and the process."""
         other_end, terminal = os.openpty()
         watcher = subprocess.Popen(
-            ["setsid", "--ctty", sys.executable, *self.watch_words()],
+            # Who runs the tests may ignore SIGHUP, as nohup does.
+            ["env", "--default-signal=HUP", "setsid", "--ctty", sys.executable, *self.watch_words()],
             cwd=HERE.parents[1],
             stdin=terminal,
             stdout=terminal,

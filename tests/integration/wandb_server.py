@@ -35,9 +35,8 @@ class WandbServer:
         self.bodies: list[bytes] = []  # everything ever sent here, for looking for secrets
         self._server: ThreadingHTTPServer | None = None
         self._released = threading.Event()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self._bound = self._bind(0)  # from here on, as others look for free ports meanwhile
+        self.port = self._bound.server_address[1]
         self.graphql = Graphql(self.store, self.url)
 
     @property
@@ -48,12 +47,19 @@ class WandbServer:
     def variables(self) -> dict[str, str]:
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": API_KEY, "WANDB_ERROR_REPORTING": "false"}
 
+    def _bind(self, port: int) -> "_Server":
+        """A server that holds the port, and refuses connections until it is activated."""
+        server = _Server(("127.0.0.1", port), _Handler, bind_and_activate=False)
+        server.owner = self
+        server.server_bind()
+        return server
+
     def live(self) -> None:
         """Listen (again); what was known is still known."""
         if self._server is None:
             self._released.clear()
-            self._server = _Server(("127.0.0.1", self.port), _Handler)
-            self._server.owner = self
+            self._server = self._bound
+            self._server.server_activate()
             threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def die(self) -> None:
@@ -63,6 +69,7 @@ class WandbServer:
             self._released.set()
             server.shutdown()
             server.server_close()
+            self._bound = self._bind(self.port)
             for connection in list(server.connections):
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
@@ -73,6 +80,7 @@ class WandbServer:
 
     def __exit__(self, *_: object) -> None:
         self.die()
+        self._bound.server_close()
 
     @contextlib.contextmanager
     def failing(self, fault: "str | Callable[[str], str | None]") -> Iterator[None]:
@@ -95,8 +103,8 @@ class _Server(ThreadingHTTPServer):
     daemon_threads, allow_reuse_address, request_queue_size = True, True, 128
     owner: WandbServer
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **how: Any) -> None:
+        super().__init__(*arguments, **how)
         self.connections: set[socket.socket] = set()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
