@@ -106,8 +106,12 @@ def steps_on_disk(folder: Path) -> list[int]:
 
 
 def log_files(folder: Path) -> list[Path]:
-    """W&B's own files of a run, oldest first."""
-    return sorted(folder.glob("wandb/*run-*/run-*.wandb"), key=lambda path: path.parent.name.split("run-")[1])
+    """W&B's own files of a run, oldest first; those of one second by their last write."""
+
+    def age(path: Path) -> tuple[str, int]:
+        return path.parent.name.split("run-")[1], path.stat().st_mtime_ns
+
+    return sorted(folder.glob("wandb/*run-*/run-*.wandb"), key=age)
 
 
 def server_steps(server: WandbServer, name: str) -> list[int]:
