@@ -57,7 +57,8 @@ def mates(
 ) -> tuple[list[RunSpec], int, int]:
     """The runs that wait and could join a claimed one; how many are alike but for the seed; how many may be at once.
 
-    Every death without a word halves how many go together: it may have been their memory.
+    Every death without a word halves how many go together: it may have been their memory. Of the LOOK_AT runs that
+    follow it in the plan, so in a larger one the shares are those of a part.
     """
     spec = held.spec
     at = next(n for n, run in enumerate(plan.runs) if run.fingerprint == spec.fingerprint)

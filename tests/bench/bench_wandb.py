@@ -12,8 +12,6 @@ robin with their mirror (SCHED_RR, if the user may). `many`: toys that write wha
 (wit_5x5's) of ten numbers. Results: tests/bench/results/.
 """
 
-import contextlib
-import ctypes
 import json
 import math
 import os
@@ -26,6 +24,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from costs import become_parent_of_orphans, go_ahead_of_others, wait_for_orphans
 from scipy import stats
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -39,7 +38,6 @@ RUN = (
 NUM_RUNS, NUM_WORKERS, STEPS_OF_A_RUN = 39, 2, 250
 NAMES = {"model_identity": "m", "dataset_identity": "d"}
 LIMITS = {"percent": 2, "cpu_s_per_run": 1.5, "cpu_s_39_runs": 30}
-_BECOME_PARENT_OF_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER
 
 
 def wait_for(process: subprocess.Popen) -> float:
@@ -49,17 +47,6 @@ def wait_for(process: subprocess.Popen) -> float:
         waited_ns = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1])
         time.sleep(0.5)
     return waited_ns / 1e9
-
-
-def wait_for_orphans() -> float:
-    """CPU seconds of every process below us that nobody waited for."""
-    total_s = 0.0
-    while True:
-        try:
-            _, _, usage = os.wait4(-1, 0)
-        except ChildProcessError:
-            return total_s
-        total_s += usage.ru_utime + usage.ru_stime
 
 
 def real_run(mode: str, cores: set[int]) -> dict[str, float]:
@@ -153,9 +140,8 @@ def main(what: str, *words: str) -> None:
         for seed in range(int(first), NUM_RUNS, NUM_WORKERS):
             toy_run(Path(root, f"{mode}-{seed}"), mode, seed)
         return
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    ctypes.CDLL(None).prctl(_BECOME_PARENT_OF_ORPHANS, 1, 0, 0, 0)
+    go_ahead_of_others()
+    become_parent_of_orphans()
     path = Path(__file__).parent / "results" / f"wandb_{platform.machine()}_{os.cpu_count()}cores.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     result |= {"limits": LIMITS, "cores": os.cpu_count(), "python": platform.python_version()}
