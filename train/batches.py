@@ -147,38 +147,77 @@ def training_batch(
     varlen: bool = False,
 ) -> TrainingBatch:
     """The rows, cut to their used lengths, with each target's coefficient. `split.roles` are target roles."""
-    used = [lengths[row] for row in rows]
-    longest = max(used)
-    stride = 0 if is_packed else longest
-    ids = numpy.zeros(sum(used) if is_packed else len(rows) * longest, dtype=numpy.int64)
-    positions = numpy.concatenate([numpy.arange(length) for length in used]) if is_packed else None
-    predictors, targets, roles, coefficients, pulls = [], [], [], [], []
-    place = 0
-    for row, length in zip(rows, used, strict=True):
-        first = int(split.offsets[row])
-        row_ids, row_roles = split.ids[first : first + length], split.roles[first : first + length]
-        ids[place : place + length] = row_ids
-        active = numpy.flatnonzero(weights_R[row_roles])
-        predictors.append(place + active - 1)
-        targets.append(row_ids[active])
-        roles.append(row_roles[active])
-        coefficients.append(weights_R[row_roles[active]] * scale.nll_by_row[row])
-        pulls.append(numpy.full(len(active), scale.kl_by_row[row]))
-        place += stride or length
-
-    def send(parts: list[NDArray[numpy.generic]], kind: type) -> Tensor:
-        return torch.from_numpy(numpy.concatenate(parts).astype(kind)).to(device, non_blocking=True)
-
-    return TrainingBatch(
-        rows=tuple(rows),
-        lengths=tuple(used),
-        whole_lengths=tuple(int(split.offsets[row + 1] - split.offsets[row]) for row in rows),
-        ids_BT=torch.from_numpy(ids.reshape(1 if is_packed else len(rows), -1)).to(device, non_blocking=True),
-        positions_BT=None if positions is None else send([positions], numpy.int64)[None],
-        layout=make_layout(used, device, varlen=varlen) if is_packed else None,
-        predictors_N=send(predictors, numpy.int64),
-        targets_N=send(targets, numpy.int64),
-        roles_N=send(roles, numpy.int64),
-        coefficients_N=send(coefficients, numpy.float32),
-        kl_coefficients_N=send(pulls, numpy.float32),
+    (batch,) = training_batches(
+        split, rows, lengths, [(weights_R, scale)], device, is_packed=is_packed, varlen=varlen
     )
+    return batch
+
+
+def training_batches(
+    split: TokenSplit,
+    rows: Sequence[int],
+    lengths: Sequence[int],
+    weighings: Sequence[tuple[NDArray[numpy.float64], StepScale]],
+    device: torch.device,
+    *,
+    is_packed: bool,
+    varlen: bool = False,
+) -> list[TrainingBatch]:
+    """The same rows for several weights of roles; what these don't change is made, and sent, once.
+
+    Shapes   weights (R,)
+    """
+
+    def send(values: NDArray[numpy.generic], kind: type = numpy.int64) -> Tensor:
+        return torch.from_numpy(values.astype(kind)).to(device, non_blocking=True)
+
+    used = [lengths[row] for row in rows]
+    firsts = [int(split.offsets[row]) for row in rows]
+    tokens_T = numpy.concatenate(
+        [numpy.arange(first, first + length) for first, length in zip(firsts, used, strict=True)]
+    )
+    row_T = numpy.repeat(numpy.arange(len(rows)), used)
+    position_T = numpy.concatenate([numpy.arange(length) for length in used])
+    longest = max(used)
+    place_T = numpy.arange(len(tokens_T)) if is_packed else row_T * longest + position_T
+    ids = numpy.zeros(len(tokens_T) if is_packed else len(rows) * longest, dtype=numpy.int64)
+    ids[place_T] = split.ids[tokens_T]
+    ids_BT = send(ids.reshape(1 if is_packed else len(rows), -1))
+    positions_BT = send(position_T)[None] if is_packed else None
+    layout = make_layout(used, device, varlen=varlen) if is_packed else None
+    whole_lengths = tuple(
+        int(split.offsets[row + 1]) - first for row, first in zip(rows, firsts, strict=True)
+    )
+    roles_T = split.roles[tokens_T]
+    known: dict[bytes, tuple[NDArray[numpy.int64], Tensor, Tensor, Tensor]] = {}
+    found = []
+    for weights_R, scale in weighings:
+        is_active_R = weights_R != 0
+        key = is_active_R.tobytes()
+        if key not in known:
+            active_N = numpy.flatnonzero(is_active_R[roles_T])
+            known[key] = (
+                active_N,
+                send(place_T[active_N] - 1),
+                send(split.ids[tokens_T[active_N]]),
+                send(roles_T[active_N]),
+            )
+        active_N, predictors_N, targets_N, roles_N = known[key]
+        by_row_B = numpy.array([[scale.nll_by_row[row], scale.kl_by_row[row]] for row in rows])
+        nll_N, kl_N = by_row_B[row_T[active_N]].T
+        found.append(
+            TrainingBatch(
+                rows=tuple(rows),
+                lengths=tuple(used),
+                whole_lengths=whole_lengths,
+                ids_BT=ids_BT,
+                positions_BT=positions_BT,
+                layout=layout,
+                predictors_N=predictors_N,
+                targets_N=targets_N,
+                roles_N=roles_N,
+                coefficients_N=send(weights_R[roles_T[active_N]] * nll_N, numpy.float32),
+                kl_coefficients_N=send(kl_N, numpy.float32),
+            )
+        )
+    return found

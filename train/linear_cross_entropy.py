@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-# Fewest rows of a chunk beside others: the bits of products of one to three depend on where a matrix lies in memory.
+# Fewest rows of a chunk on a CPU: the bits of products of one to three depend on where a matrix lies in memory.
 FEWEST_ROWS = 16
 CPU_CHUNK, CUDA_CHUNK = 256, 4096  # rows: large enough for full products; CPU's measured (tests/bench)
 
@@ -86,7 +87,13 @@ def weighted_linear_nll(
     plan = _Plan(
         head, reference, chunk_rows or (CUDA_CHUNK if kind == "cuda" else CPU_CHUNK), dtype, kernel or EAGER
     )
-    return _WeightedLinearNll.apply(hidden_NH, head.weight_VH, head.bias_V, targets_N, coefficients_N, plan)  # type: ignore[no-any-return]
+    num = len(targets_N)
+    if kind == "cpu" and 0 < num < FEWEST_ROWS:
+        hidden_NH, targets_N, coefficients_N, plan = _filled(hidden_NH, targets_N, coefficients_N, plan)
+    loss, nll_N, divergence_N = _WeightedLinearNll.apply(  # type: ignore[misc]
+        hidden_NH, head.weight_VH, head.bias_V, targets_N, coefficients_N, plan
+    )
+    return loss, nll_N[:num], divergence_N[:num]
 
 
 def softmax_gradient_eager(logits_CV: Tensor, targets_C: Tensor, softcap: float | None) -> Tensor:
@@ -273,6 +280,18 @@ def _parts(num: int, chunk_rows: int) -> Iterator[slice]:
         end = num if end + min(FEWEST_ROWS, chunk_rows) > num else end
         yield slice(start, end)
         start = end
+
+
+def _filled(
+    hidden_NH: Tensor, targets_N: Tensor, coefficients_N: Tensor, plan: _Plan
+) -> tuple[Tensor, Tensor, Tensor, _Plan]:
+    """With targets that count for nothing, up to FEWEST_ROWS."""
+    more = FEWEST_ROWS - len(targets_N)
+    reference = plan.reference
+    if reference is not None:
+        hidden, pulls = pad(reference.hidden_NH, (0, 0, 0, more)), pad(reference.coefficients_N, (0, more))
+        plan = dataclasses.replace(plan, reference=Reference(hidden, reference.head, pulls))
+    return pad(hidden_NH, (0, 0, 0, more)), pad(targets_N, (0, more)), pad(coefficients_N, (0, more)), plan
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train.batches import (
@@ -20,6 +22,7 @@ from train.batches import (
     rows_of_step,
     share_by_rank,
     training_batch,
+    training_batches,
     used_lengths,
 )
 from train.config import RunConfig
@@ -35,7 +38,7 @@ from train.heads import (
     weighted_linear_nll,
 )
 from train.noise import noisy_embeddings
-from train.objective import role_counts, role_weights, step_scale, with_target_roles
+from train.objective import StepScale, role_counts, role_weights, step_scale, with_target_roles
 from train.schedule import learning_rate
 from train.seeds import derive_seed, seed_of
 from train.templates import Role
@@ -222,21 +225,26 @@ class Stepper:
             else [(part, True) for part in end_to_end_batches(rows, self.lengths, limit)]
         )
 
-    def batch(self, part: tuple[list[int], bool], scale: Any) -> TrainingBatch:
+    def batch(self, part: tuple[list[int], bool], scale: StepScale) -> TrainingBatch:
         """One micro-batch of `cut` on the device."""
+        return self.batches(part, [(self.weights_R, scale)])[0]
+
+    def batches(
+        self, part: tuple[list[int], bool], weighings: Sequence[tuple[NDArray[numpy.float64], StepScale]]
+    ) -> list[TrainingBatch]:
+        """The same for other weights too, whose rows end alike."""
         rows, is_packed = part
-        return training_batch(
+        return training_batches(
             self.split,
             rows,
             self.lengths,
-            self.weights_R,
-            scale,
+            weighings,
             self.device,
             is_packed=is_packed,
             varlen=self.engine.varlen,
         )
 
-    def _idle_batch(self, rows: Sequence[int], scale: Any) -> TrainingBatch:
+    def _idle_batch(self, rows: Sequence[int], scale: StepScale) -> TrainingBatch:
         """A batch without a target: under FSDP a rank without more rows still takes part in the gathering."""
         shortest = min(rows, key=lambda row: self.lengths[row] or 2**31)
         return training_batch(

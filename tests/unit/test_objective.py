@@ -6,7 +6,7 @@ import torch
 from tiny import run_config, tiny_split
 from torch.nn import functional
 
-from train.batches import training_batch, used_lengths
+from train.batches import training_batch, training_batches, used_lengths
 from train.config import ObjectiveConfig
 from train.errors import TemplateError
 from train.objective import (
@@ -185,3 +185,29 @@ def test_a_weight_for_tokens_that_the_template_never_writes_names_both():
 
 def test_an_explicit_system_weight_is_harmless_without_system_messages():
     check_roles(tiny_split(), objective(1, 1, system_weight=0.5), "raw")
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("normalisation", ["nonzero_count", "sequence_mean"])
+def test_batches_for_several_weights_are_those_of_each_and_send_the_rows_once(is_packed, normalisation):
+    split, rows, device = with_target_roles(tiny_split(), objective(1, 1)), [2, 0, 3], torch.device("cpu")
+    lengths = numpy.diff(split.offsets).tolist()
+    rows.sort(key=lambda row: -lengths[row])
+    counts = role_counts(split.roles, split.offsets)
+    weighings = [
+        (weights, step_scale(counts, rows, weights, normalisation))
+        for weights in (role_weights(objective(p, r)) for p, r in ((0.2, 1), (0, 1), (1, 0.3), (0, 0)))
+    ]
+    found = training_batches(split, rows, lengths, weighings, device, is_packed=is_packed)
+    assert all(batch.ids_BT is found[0].ids_BT for batch in found)
+    assert [len(batch.targets_N) > 0 for batch in found] == [True, True, True, False]
+    for batch, (weights, scale) in zip(found, weighings, strict=True):
+        own = training_batch(split, rows, lengths, weights, scale, device, is_packed=is_packed)
+        for name in ("ids_BT", "predictors_N", "targets_N", "roles_N", "coefficients_N", "kl_coefficients_N"):
+            assert torch.equal(getattr(batch, name), getattr(own, name)), name
+        roles = numpy.concatenate([split.roles[split.offsets[r] : split.offsets[r + 1]] for r in rows])
+        expected = weights[roles[weights[roles] != 0]] * numpy.repeat(
+            [scale.nll_by_row[row] for row in rows],
+            [int((weights[split.roles[split.offsets[r] : split.offsets[r + 1]]] != 0).sum()) for r in rows],
+        )
+        assert batch.coefficients_N.tolist() == expected.astype("float32").tolist()

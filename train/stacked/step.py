@@ -75,12 +75,11 @@ class StackedStepper:
             )
             for cell in self.cells
         ]
+        weighings = [(cell.stepper.weights_R, scale) for cell, scale in zip(self.cells, scales, strict=True)]
         sums = [StepSums(self.device) for _ in self.cells]
         self.stack.clear_gradients()
         for part in first.cut([row for row in rows if first.lengths[row]]):
-            batches = [
-                cell.stepper.batch(part, scale) for cell, scale in zip(self.cells, scales, strict=True)
-            ]
+            batches = first.batches(part, weighings)
             with first.autocast():
                 total, losses = self._losses(batches)
             total.backward()
