@@ -84,7 +84,10 @@ class Trainer:
     """Trains and measures one run, or several of one plane at once (`RunMany`)."""
 
     def __init__(self, root: str) -> None:
-        from train import run as training  # torch begins here
+        from train.libraries import load_libraries
+
+        load_libraries()  # torch begins here
+        from train import run as training
 
         self._root, self._training = root, training
         self._workbench = training.Workbench(Path(root) / ".cache")

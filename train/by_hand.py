@@ -113,6 +113,9 @@ def _train(
     folder: Path,
     parent_folder: Path | None,
 ) -> RunRecord:
+    from train.libraries import load_libraries
+
+    load_libraries()
     from train.run import Workbench, run
 
     try:

@@ -183,6 +183,9 @@ def cause_of(errors: Sequence[Mapping[str, Any]], ending: str, log: str = "") ->
 
 def main(job_file: Path) -> int:
     """One rank. Exit code 0: the run is finished, failed as a result, or saved; else the ranks end together."""
+    from train.libraries import load_libraries
+
+    load_libraries()
     from train.loop import Interrupted
 
     name_this_rank()
