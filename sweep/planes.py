@@ -1,8 +1,9 @@
 """Runs that a worker takes together: which ones, how many, and their attempts at once.
 
 Who has claimed a run also claims others of the plan that can share its stack (`train.stacked.company`), as many as
-the trainer measured to be best, and not more than the worker's part of all that waits. Each keeps its own claim,
-heartbeat, checkpoint and record; only the log is one, under the name of each.
+the trainer measured to be best, or an evaluation others over the same base (`train.benchmarks.company`); and not more
+than the worker's part of all that waits. Each keeps its own claim, heartbeat, checkpoint and record; only the log is
+one, under the name of each.
 """
 
 import math
@@ -14,11 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sweep.duration import share_done
+from sweep.evaluations import EVALUATE, is_evaluation
 from sweep.holding import Endings, Held, Outcome, beating
 from sweep.ledger import CLAIMABLE, Ledger, RunState
 from sweep.printed import output_to
 from sweep.spec import Plan, RunSpec, Status
 from sweep.trainers import GivenBack, RunMany, Together
+from train.benchmarks.company import measured_alike, measured_alone
 from train.config import SeedsConfig
 from train.record import RunRecord
 from train.secrets import scrub
@@ -46,7 +49,7 @@ def fair_share(num_left: float, num_workers: int) -> int:
 def has_company(spec: RunSpec, plan: Plan, ledger: Ledger) -> bool:
     """Whether others may join this run: not where it stops at a rung, or ran out of memory before."""
     return (
-        not trained_alone(spec.config)
+        not _alone(spec)
         and spec.fingerprint not in plan.stops
         and not any(kind.endswith("oom") for kind in ledger.losses(spec.fingerprint))
     )
@@ -72,6 +75,7 @@ def mates(
         for run in waiting
         if _key(run, portion.whole) == wanted
         and has_company(run, plan, ledger)
+        and _can_begin(run, ledger)
         and ledger.num_deaths(run.fingerprint) <= num_deaths
     ]
     num_alike = 1 + sum(_without_seed(run) == _without_seed(spec) for run in waiting)
@@ -85,7 +89,7 @@ def units(runs: Iterable[RunSpec], states: Mapping[str, RunState]) -> list[RunSt
     """What a worker takes at once with launcher.unit=plane, each as its first run that waits, or else is trained."""
     found: dict[Any, list[RunState]] = {}
     for spec in runs:
-        key = spec.fingerprint if trained_alone(spec.config) else _key(spec, whole=True)
+        key = spec.fingerprint if _alone(spec) else _key(spec, whole=True)
         found.setdefault(key, []).append(states[spec.fingerprint])
 
     def openness(state: RunState) -> int:
@@ -94,8 +98,24 @@ def units(runs: Iterable[RunSpec], states: Mapping[str, RunState]) -> list[RunSt
     return [min(plane, key=openness) for plane in found.values()]
 
 
+def _alone(spec: RunSpec) -> str:
+    """Why nothing goes together with it; empty if something may."""
+    return measured_alone(spec.config) if is_evaluation(spec) else trained_alone(spec.config)
+
+
+def _can_begin(spec: RunSpec, ledger: Ledger) -> bool:
+    """Whether what it stands on is finished."""
+    return not spec.parent_fingerprint or ledger.record(spec.parent_fingerprint) is not None
+
+
 def _key(spec: RunSpec, whole: bool) -> Any:
-    """Equal for runs of one stack. Rows end earlier where the response weighs nothing."""
+    """Equal for runs of one stack, and for evaluations over one base: of one model, dataset and seed.
+
+    Rows end earlier where the response weighs nothing.
+    """
+    if is_evaluation(spec):
+        plane = spec.model_identity, spec.dataset_identity, spec.config.seed
+        return EVALUATE, plane, measured_alike(spec.config)
     ends = None if whole else spec.config.objective.response_weight > 0
     return in_common(spec.config), spec.model_identity, spec.dataset_identity, ends
 

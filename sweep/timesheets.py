@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.evaluations import is_evaluation
 from sweep.spec import RunSpec
 from sweep.workloads import Workload, workload_from_dict, workload_of
 from train.record import RunRecord
@@ -117,7 +118,9 @@ class Timesheet:
             self._used = _processor_s()
 
     def progress(self, step: int, num_steps: int) -> None:
-        """The run came so far."""
+        """The run came so far. What an evaluation counts, outputs of slabs, are no steps of a pace."""
+        if self._spec is not None and is_evaluation(self._spec):
+            return
         if len(self._steps) > 1:
             self._steps.pop()
         self._steps.append((step, num_steps, time.monotonic()))
@@ -139,7 +142,14 @@ class Timesheet:
     def end_together(self, runs: Sequence[tuple[RunSpec, str, RunRecord | None]]) -> None:
         """Attempts that were one are over: run, outcome, record. Each has an even share, the first the set-up."""
         now = time.monotonic()
-        setup_s, training_s, evaluation_s, steps, num_steps = self._parts(now, None)
+        parts = self._parts(now, None)
+        records = [record for *_, record in runs if record is not None]
+        if records and not self._steps:  # evaluations
+            setup_s, evaluation_s = (
+                sum(getattr(record, name) for record in records) for name in ("setup_s", "evaluation_s")
+            )
+            parts = setup_s, 0.0, evaluation_s, 0, 0
+        setup_s, training_s, evaluation_s, steps, num_steps = parts
         share = 1.0 / len(runs)
         for index, (spec, outcome, record) in enumerate(runs):
             own_setup_s = 0.0 if index else setup_s

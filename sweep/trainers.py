@@ -17,6 +17,7 @@ from sweep.evaluations import is_evaluation
 from sweep.ledger import Ledger
 from sweep.spec import RunSpec
 from train.record import RunRecord
+from train.stacked.company import largest_asked
 
 TRAINER = "sweep.trainers:make_trainer"
 
@@ -81,7 +82,7 @@ def make_trainer(root: str) -> RunOne:
 
 
 class Trainer:
-    """Trains and measures one run, or several of one plane at once (`RunMany`)."""
+    """Trains and measures one run, or several of one plane at once (`RunMany`); evaluates them likewise."""
 
     def __init__(self, root: str) -> None:
         from train.libraries import load_libraries
@@ -150,6 +151,10 @@ class Trainer:
 
         num_alike   runs that are as long, for which the choice will be made only once
         """
+        if is_evaluation(spec):  # which part themselves by what there is room for
+            number = min(most, largest_asked(spec.config) or most)
+            print(f"runs at once: {number} over one base", flush=True)
+            return number
         from train.plane import best_company
 
         started = time.monotonic()
@@ -176,6 +181,9 @@ class Trainer:
         from train.plane import Member, run_plane
 
         first = runs[0].spec
+        if is_evaluation(first):
+            self._evaluate(runs, should_stop, ended)
+            return
         choice, spent_s = self._choices.pop(first.fingerprint)
 
         def over(member: Member, what: RunRecord | Exception) -> None:
@@ -204,6 +212,41 @@ class Trainer:
                 should_stop=should_stop,
                 ended=over,
                 spent_s=spent_s,
+            )
+        except self._training.Interrupted as error:
+            raise GivenBack(str(error)) from error
+
+    def _evaluate(
+        self,
+        runs: Sequence[Together],
+        should_stop: Callable[[], bool],
+        ended: Callable[[str, RunRecord | Exception], None],
+    ) -> None:
+        from train.benchmarks.run import Evaluated, evaluate_runs
+
+        def over(one: Evaluated, what: RunRecord | Exception) -> None:
+            is_back = isinstance(what, self._training.Interrupted)
+            ended(one.fingerprint, GivenBack(str(what)) if is_back else what)
+
+        try:
+            evaluate_runs(
+                [
+                    Evaluated(
+                        config=one.spec.config,
+                        run_id=one.spec.run_id,
+                        fingerprint=one.spec.fingerprint,
+                        folder=one.folder,
+                        attempt=one.attempt,
+                        parent_folder=Ledger(self._root).folder(one.spec.parent_fingerprint),
+                        should_stop=one.should_stop,
+                        on_progress=one.on_progress,
+                    )
+                    for one in runs
+                ],
+                workbench=self._workbench,
+                model_identity=runs[0].spec.model_identity,
+                should_stop=should_stop,
+                ended=over,
             )
         except self._training.Interrupted as error:
             raise GivenBack(str(error)) from error

@@ -81,6 +81,8 @@ class Worker:
             else:
                 outcomes = self._attempt_together(held)
                 self._timesheet.end_together([(one.spec, what.word, what.record) for one, what in outcomes])
+            for one in held:
+                release_parent(one.spec, plan, self.ledger)
             codes = [self._after(one.spec, what, time.monotonic() - started) for one, what in outcomes]
             if code := next(filter(None, codes), NOTHING_LEFT):
                 return code
@@ -132,7 +134,6 @@ class Worker:
                         self._block(spec, claim, failure)
                         continue
                     yield spec, claim, plan
-                    release_parent(spec, plan, self.ledger)
             if is_waiting and not found:  # for a parent that somebody else is training
                 found = not self.stop.wait(PARENT_EVERY_S)
             while not found and self._may_wait and self.folder.awaits_proposals():

@@ -14,7 +14,13 @@ from train.checkpoint import Progress
 from train.conclusion import concluded, parameters_sha256
 from train.config import RunConfig
 from train.evaluate import Evaluation
-from train.failures import NonFiniteLossError, failure_from_exception, failure_kind
+from train.failures import (
+    MEMORY,
+    OF_THE_MACHINE,
+    NonFiniteLossError,
+    failure_from_exception,
+    failure_kind,
+)
 from train.fingerprint import own_protocol
 from train.footprint import Footprint
 from train.items import FOLDER as ITEMS
@@ -30,9 +36,6 @@ from train.tracking import Tracker, start_tracker
 from train.tracking_values import Asked, mirrored_run
 from train.weights import save_weights
 from train.workbench import Workbench
-
-MEMORY = ("cuda_oom", "host_oom")
-OF_THE_MACHINE = ("disk_full", "node_fail")  # no run fares better alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

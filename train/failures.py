@@ -24,6 +24,8 @@ TEXTS = {  # what Linux, PyTorch, CUDA and NCCL say; the first that fits decides
     r"|watchdog caught collective operation timeout|nccl communicator was aborted|system not yet initialized"
     r"|unable to determine the device handle|gpu is lost",
 }
+MEMORY = ("cuda_oom", "host_oom")
+OF_THE_MACHINE = ("disk_full", "node_fail")  # whatever shares a process, none fares better alone
 _TEXTS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in TEXTS.items())
 _MISTAKES = (  # in the code, whatever their text mentions
     ArithmeticError,

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from train.batches import used_lengths
-from train.cells import OF_THE_MACHINE, Cells, Ended, Member, Setting
+from train.cells import Cells, Ended, Member, Setting
 from train.checkpoint import saved_step
 from train.config import RunConfig
 from train.errors import TemplateError
-from train.failures import failure_kind
+from train.failures import OF_THE_MACHINE, failure_kind
 from train.loop import Interrupted
 from train.objective import check_roles, role_weights, with_target_roles
 from train.run import device_of, run

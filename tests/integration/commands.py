@@ -21,3 +21,16 @@ def run_command(
         capture_output=True,
         timeout=timeout_s,
     )
+
+
+def start_command(module: str, *arguments: str) -> subprocess.Popen[str]:
+    """The same, not waited for; both streams in one, in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )

@@ -98,6 +98,8 @@ def test_adapters_and_preferences_are_measured_on_a_cluster_as_after_training(sl
     records = {path.parent.name: read_json(path) for path in tmp_path.glob(".runs/*/record.json")}
     runs = {name: one for name, one in records.items() if one["stage"] != "evaluate"}
     assert sorted(one["stage"] for one in runs.values()) == ["base", "dpo", "sft"]
+    measured = [one for one in records.values() if one["stage"] == "evaluate"]
+    assert [one["environment"]["evaluated_with"] for one in measured] == [3] * 3, "by one job"
     seen = set()
     for name in runs:
         own = read_items(tmp_path / ".runs" / name / "items", "wordings")

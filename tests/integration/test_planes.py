@@ -2,12 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from commands import PROJECT, run_command
+from commands import run_command, start_command
 from test_kill import assert_no_attempt_after_the_record, results
 
 from sweep.folder import SweepFolder
@@ -40,15 +38,7 @@ def alone(tmp_path_factory):
 
 
 def start(root, *words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "sweep", *PLANE, f"root={root}", *words],
-        cwd=PROJECT,
-        text=True,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return start_command("sweep", *PLANE, f"root={root}", *words)
 
 
 def trained(root):

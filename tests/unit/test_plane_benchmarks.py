@@ -119,10 +119,12 @@ def together(cells, config, folders, **settings):
 
     def make(missing):
         made.append(list(missing))
-        return PlaneBackend(backend, [all_cells[n] for n in missing])
+        return PlaneBackend(backend, [all_cells[n] for n in missing]), missing
 
     runs = [MeasuredRun(folder, f"sha {n}") for n, folder in enumerate(folders)]
-    return evaluate_together(config, PROTOCOLS, make, runs, cache_folder=None, **settings), made
+    found = {}
+    evaluate_together(config, PROTOCOLS, make, runs, cache_folder=None, ended=found.__setitem__, **settings)
+    return [found[n] for n in range(len(folders))], made
 
 
 def texts(folder):
@@ -184,7 +186,16 @@ def test_a_model_that_cannot_be_stacked_is_asked_for_one_run_after_another(
     monkeypatch.setattr(evaluating, "stacked", refuse)
     backend = PlaneBackend(cells[0], cells[1][:2], may_stack=False)
     runs = [MeasuredRun(tmp_path / f"together {n}", f"sha {n}") for n in range(2)]
-    evaluate_together(config, PROTOCOLS, lambda missing: backend, runs, cache_folder=None)
+    ended = {}
+    evaluate_together(
+        config,
+        PROTOCOLS,
+        lambda missing: (backend, missing),
+        runs,
+        cache_folder=None,
+        ended=ended.__setitem__,
+    )
+    assert sorted(ended) == [0, 1]
     for n in range(2):
         alone(cells, config, tmp_path / f"alone {n}", n)
         compare(tmp_path / f"together {n}", tmp_path / f"alone {n}")

@@ -49,33 +49,51 @@ class OneModel:
 
 @dataclass(slots=True)
 class Asking:
-    """One run: its benchmarks, what it wrote before, and what each benchmark has got by key."""
+    """One run: its benchmarks, what it wrote before, and what each benchmark has got by key.
+
+    should_stop   takes this run out; what it wrote is kept
+    """
 
     benchmarks: Sequence[Benchmark]
     cache: Outputs
+    should_stop: Callable[[], bool] = lambda: False
     outputs: dict[str, dict[str, Output]] = field(default_factory=dict)
+    has_left: bool = False
+    num_done: int = 0  # requests, of this session's
+    num_total: int = 0
 
     def __post_init__(self) -> None:
         self.outputs = {benchmark.name: {} for benchmark in self.benchmarks}
 
     def asked(self) -> list[tuple[str, Request]]:
         """What its benchmarks ask now, by benchmark. A conversation takes several rounds."""
-        return [
-            (benchmark.name, request)
-            for benchmark in self.benchmarks
-            for request in benchmark.requests(self.outputs[benchmark.name])
-            if request.key not in self.outputs[benchmark.name]
-        ]
+        return (
+            []
+            if self.has_left
+            else [
+                (benchmark.name, request)
+                for benchmark in self.benchmarks
+                for request in benchmark.requests(self.outputs[benchmark.name])
+                if request.key not in self.outputs[benchmark.name]
+            ]
+        )
+
+    def stays(self) -> bool:
+        """Whether it is still wanted."""
+        self.has_left = self.has_left or self.should_stop()
+        return not self.has_left
 
 
 def generate_all(
     runs: Sequence[Asking],
     backends: Backends,
     should_stop: Callable[[], bool],
-    on_progress: Callable[[int, int], None],
+    on_progress: Callable[[int, int, int], None],
 ) -> None:
-    """Fill the outputs of every run with everything that every benchmark asks for."""
-    num_total = num_done = 0
+    """Fill the outputs of every run with everything that every benchmark asks for.
+
+    on_progress   place of a run, how many of its requests are done, of how many
+    """
     while any(asked := [run.asked() for run in runs]):
         queues = [
             {(name, request.key): request for name, request in _wanted(run, those)}
@@ -85,7 +103,8 @@ def generate_all(
         ways = [
             {name: (one.temperature, -one.max_new_tokens) for name, one in queue.items()} for queue in queues
         ]
-        num_total += sum(map(len, queues))
+        for run, queue in zip(runs, queues, strict=True):
+            run.num_total += len(queue)
         while waiting := [n for n, queue in enumerate(queues) if queue]:
             together = [n for n in waiting if ways[n] == ways[waiting[0]]]
             order = sorted(
@@ -94,17 +113,23 @@ def generate_all(
             )
             for start in range(0, len(order), _SLAB):
                 if should_stop():
-                    raise Stopped(f"stopped after {num_done} of {num_total} outputs")
-                slab = [[queues[n][key] for n in together] for key, _ in order[start : start + _SLAB]]
-                written = backends.generate(together, slab)
-                for place, n in enumerate(together):
+                    raise Stopped(
+                        f"stopped after {sum(run.num_done for run in runs)} of "
+                        f"{sum(run.num_total for run in runs)} outputs"
+                    )
+                staying = [n for n in together if runs[n].stays()]
+                if not staying:
+                    break
+                slab = [[queues[n][key] for n in staying] for key, _ in order[start : start + _SLAB]]
+                written = backends.generate(staying, slab)
+                for place, n in enumerate(staying):
                     runs[n].cache.add([row[place] for row in slab], [row[place] for row in written])
-                num_done += len(slab) * len(together)
-                on_progress(num_done, num_total)
+                    runs[n].num_done += len(slab)
+                    on_progress(n, runs[n].num_done, runs[n].num_total)
             for n in together:
                 queues[n] = {}
         for run, those in zip(runs, asked, strict=True):
-            for name, request in those:
+            for name, request in those if not run.has_left else ():
                 run.outputs[name][request.key] = run.cache[request]
 
 

@@ -19,9 +19,10 @@ from typing import Any
 from train.benchmarks.aggregates import aggregate_scores, check_aggregates
 from train.benchmarks.asking import Asking, Backends, OneModel, Stopped, generate_all
 from train.benchmarks.config import KINDS, benchmark_configs
-from train.benchmarks.interface import Backend, Context
+from train.benchmarks.interface import Backend, Benchmark, Context, Output
 from train.benchmarks.outputs import Outputs
 from train.config import EvalConfig
+from train.failures import MEMORY, OF_THE_MACHINE, failure_kind
 from train.files import read_json, write_json_atomic
 from train.items import HALVES, Items, Score, score, write_items
 from train.provenance import versions
@@ -41,14 +42,17 @@ class Measured:
     metrics: dict[str, float]
     details: dict[str, dict[str, Any]]
     num_reused: int  # benchmarks that were there already
+    seconds: float = 0.0  # its own, and its even share of what was done for several at once
+    num_together: int = 1  # runs that were asked at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MeasuredRun:
-    """A run to be measured: where it lies, and which parameters its record names."""
+    """A run to be measured: where it lies, which parameters its record names, and what takes it out of company."""
 
     folder: Path
     parameters_sha256: str
+    should_stop: Callable[[], bool] = lambda: False
 
 
 def evaluate_benchmarks(
@@ -68,32 +72,42 @@ def evaluate_benchmarks(
     make_backend    called once, and only if there is anything to measure
     Raises          Stopped; UserError for a benchmark that can't be asked.
     """
-    (measured,) = evaluate_together(
+    found: list[Measured | Exception] = []
+    evaluate_together(
         config,
         protocols,
-        lambda missing: OneModel(make_backend()),
+        lambda missing: (OneModel(make_backend()), missing),
         [MeasuredRun(run_folder, parameters_sha256)],
         cache_folder=cache_folder,
         should_stop=should_stop,
-        on_progress=on_progress,
+        on_progress=lambda _, done, total: on_progress(done, total),
+        ended=lambda _, what: found.append(what),
     )
+    (measured,) = found
+    if isinstance(measured, Exception):
+        raise measured
     return measured
 
 
 def evaluate_together(
     config: EvalConfig,
     protocols: Mapping[str, str],
-    make_backends: Callable[[Sequence[int]], Backends],
+    make_backends: Callable[[Sequence[int]], tuple[Backends, Sequence[int]]],
     runs: Sequence[MeasuredRun],
     *,
     cache_folder: Path | None,
+    ended: Callable[[int, Measured | Exception], None],
     should_stop: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Measured]:
+    on_progress: Callable[[int, int, int], None] = lambda number, done, total: None,
+) -> None:
     """The same for several runs over one base model, each under its own name and in its own folder.
 
-    make_backends   called with the numbers of the runs that miss anything
+    make_backends   called with the numbers of the runs that miss anything; the models, and whose they are: who has
+                    none isn't asked, and nothing is said of it here
+    ended           hears of each of the others once, as soon as it is over; what breaks the scores of one is its own
+    Raises          Stopped; what breaks what is done for all, memory that is lacking, a full disk.
     """
+    started = time.monotonic()
     configs = benchmark_configs(config.benchmarks)
     terms = check_aggregates(config.aggregates, list(configs))
     results = [
@@ -104,52 +118,71 @@ def evaluate_together(
         for run in runs
     ]
     num_reused = [sum(scores is not None for scores in known.values()) for known in results]
-    if missing := [n for n, known in enumerate(results) if None in known.values()]:
-        contexts = {
-            n: {
-                name: Context(
-                    eval=config,
-                    protocol=protocols[name],
-                    cache_folder=cache_folder,
-                    run_folder=runs[n].folder,
-                )
-                for name, scores in results[n].items()
-                if scores is None
-            }
-            for n in missing
-        }
-        benchmarks = {
-            n: [
-                import_module(KINDS[configs[name].kind][1]).make_benchmark(name, configs[name], context)
-                for name, context in those.items()
-            ]
-            for n, those in contexts.items()
-        }
-        backends = make_backends(missing)
-        asking = [
-            Asking(
-                benchmarks[n],
-                Outputs(runs[n].folder / FOLDER / "outputs.jsonl", runs[n].parameters_sha256, config.add_bos),
-            )
-            for n in missing
-        ]
-        generate_all(asking, backends, should_stop, on_progress)
-        for place, n in enumerate(missing):
-            for benchmark in benchmarks[n]:
-                if should_stop():
+
+    def measured(n: int) -> Measured:
+        return _read_measured(results[n], terms, protocols, runs[n].folder / FOLDER, num_reused[n])
+
+    missing = [n for n, known in enumerate(results) if None in known.values()]
+    for n in range(len(runs)):
+        if n not in missing:
+            ended(n, measured(n))
+    if not missing:
+        return
+
+    def benchmark_of(n: int, name: str) -> Benchmark:
+        context = Context(
+            eval=config, protocol=protocols[name], cache_folder=cache_folder, run_folder=runs[n].folder
+        )
+        return import_module(KINDS[configs[name].kind][1]).make_benchmark(name, configs[name], context)
+
+    benchmarks = {
+        n: [benchmark_of(n, name) for name, scores in results[n].items() if scores is None] for n in missing
+    }
+    backends, asked = make_backends(missing)
+    asking: list[Asking] = []
+    for n in asked:
+        path = runs[n].folder / FOLDER / "outputs.jsonl"
+        known = Outputs(path, runs[n].parameters_sha256, config.add_bos)
+        asking.append(Asking(benchmarks[n], known, runs[n].should_stop))
+    generate_all(asking, backends, should_stop, lambda place, *told: on_progress(asked[place], *told))
+    common_s = (time.monotonic() - started) / max(1, len(asked))
+    for place, (n, one) in enumerate(zip(asked, asking, strict=True)):
+        begun = time.monotonic()
+        try:
+            for benchmark in one.benchmarks:
+                if should_stop() or not one.stays():
                     raise Stopped("stopped between two benchmarks")
-                started = time.monotonic()
-                items = benchmark.score(asking[place].outputs[benchmark.name], backends.of(place))
-                scores = scores_of(items)
-                folder = runs[n].folder / FOLDER / benchmark.protocol
-                write_items(folder, items)
-                result = _result(items, scores, configs[benchmark.name], runs[n].parameters_sha256, started)
-                write_json_atomic(folder / "result.json", result)
+                scores = _scored(
+                    benchmark,
+                    one.outputs[benchmark.name],
+                    backends.of(place),
+                    runs[n],
+                    configs[benchmark.name],
+                )
                 results[n][benchmark.name] = scores
-    return [
-        _read_measured(known, terms, protocols, run.folder / FOLDER, number)
-        for run, known, number in zip(runs, results, num_reused, strict=True)
-    ]
+            what: Measured | Exception = dataclasses.replace(
+                measured(n), seconds=common_s + time.monotonic() - begun, num_together=len(asked)
+            )
+        except Exception as error:
+            is_for_all = isinstance(error, Stopped) and should_stop()
+            if is_for_all or failure_kind(error) in (*OF_THE_MACHINE, *MEMORY):
+                raise
+            what = error
+        ended(n, what)
+
+
+def _scored(
+    benchmark: Benchmark, outputs: Mapping[str, Output], backend: Backend, run: MeasuredRun, config: Any
+) -> Scores:
+    """The scores of one benchmark, and all of it written down."""
+    started = time.monotonic()
+    items = benchmark.score(outputs, backend)
+    scores = scores_of(items)
+    folder = run.folder / FOLDER / benchmark.protocol
+    write_items(folder, items)
+    result = _result(items, scores, config, run.parameters_sha256, started)
+    write_json_atomic(folder / "result.json", result)
+    return scores
 
 
 def scores_of(items: Items) -> Scores:
