@@ -18,6 +18,7 @@ SHAPES = {  # hidden, inner, layers, heads, key-value heads, vocabulary
     "1b": (2048, 8192, 16, 32, 8, 128_256),
     "8b": (4096, 14_336, 32, 32, 8, 128_256),
     "tiny": (32, 64, 2, 4, 2, 97),
+    "small": (32, 64, 2, 4, 2, 768),  # as many tokens as the embedded tokenizer
 }
 
 

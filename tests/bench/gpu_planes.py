@@ -1,14 +1,16 @@
 """Planes on one GPU, for bench_gpu.py: N LoRA cells in one stack beside one packed run alone and HF's Trainer + PEFT.
 
 Steps are timed inside `train_stacked` and `train_model` themselves, by their calls of `on_progress`; windows of the
-ways are interleaved, and each ratio is the median of its rounds. Only real tokens count, N times for N cells.
+ways are interleaved, and each ratio is the median of its rounds. Only real tokens count, N times for N cells. The
+gate, `equivalence`, comes before them.
 """
 
+import dataclasses
 import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from torch import nn
 
 from train.config import RunConfig
 from train.loop import Hooks, train_model
-from train.model import add_adapters
+from train.model import add_adapters, trainable_parameters
+from train.stacked.evaluating import fill
 from train.stacked.loop import CellRun, train_stacked
 from train.tokens import TokenSplit
 from train.tracking import NullTracker
@@ -31,6 +34,8 @@ TOKENS = {"1k": 1024, "16k": 16_384}  # of a cell's step, at least; on a CPU 64 
 LONGEST = {"1b": 2048, "8b": 2048, "tiny": 24}  # tokens of a row
 ROOM = {"1b": 65_536, "8b": 16_384, "tiny": 65_536}  # tokens of all cells at once, activations kept
 ROUNDS, WARM_UP, STEPS = 3, 2, 3
+EQUAL_CELLS, EQUAL_STEPS = 4, 20
+EQUAL_TOKENS = {"1b": 8192, "tiny": 512}  # of a step, in four micro-batches
 
 
 def plane_1b(device: torch.device, result: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +52,7 @@ def plane(shape: str, device: torch.device, result: dict[str, Any]) -> dict[str,
     """Rates by corpus, tokens of a step and number of cells, their shares of the ceiling, and memory of a cell."""
     base = model_of(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     flops = 4 * matrices(shape, base)
-    model = add_adapters(base, run_config(method="lora", lora_rank=16, lora_alpha=32).train, 0)
+    model = adapted(base)
     measured: dict[str, Any] = {}
     for corpus, (size, tokens) in itertools.product(CORPORA, TOKENS.items()):
         split = rows_of_tokens(shape, corpus, tokens if device.type == "cuda" else tokens // 64)
@@ -65,6 +70,99 @@ def plane(shape: str, device: torch.device, result: dict[str, Any]) -> dict[str,
     except Exception as error:
         measured["hf_peft"] = {"not_measured": f"{type(error).__name__}: {str(error)[:300]}"}
     return measured
+
+
+def equivalence(device: torch.device, result: dict[str, Any]) -> dict[str, Any]:
+    """How far bfloat16 cells end from their runs alone, over how far these end from themselves with permuted rows.
+
+    A step is all rows, so that another order of the data permutes them within a step and changes nothing but the
+    order of float sums. Distances are of the adapters, as shares of the way trained, root mean squares over cells.
+    """
+    shape = "1b" if device.type == "cuda" else "tiny"
+    model = adapted(model_of(shape, device, torch.bfloat16))
+    split = rows_of_few_lengths(shape, EQUAL_TOKENS[shape])
+    configs = [
+        dataclasses.replace(
+            config,
+            train=dataclasses.replace(
+                config.train, max_steps=EQUAL_STEPS, micro_batch_tokens=EQUAL_TOKENS[shape] // 4
+            ),
+        )
+        for config in cells(shape, EQUAL_CELLS, split)
+    ]
+    permuted = [
+        dataclasses.replace(config, seeds=dataclasses.replace(config.seeds, data_order=1))
+        for config in configs
+    ]
+    start = flat(trainable_parameters(model))
+    alone, other = (
+        [trained_alone(model, split, config, device) for config in which] for which in (configs, permuted)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [
+            CellRun(config, f"{n:032x}", Path(folder, str(n)), silent()) for n, config in enumerate(configs)
+        ]
+        results = train_stacked(model, split, runs, device=device, should_stop=lambda: False)
+    stacked = [flat(cell.parameters) for cell in results]
+
+    def apart(ways: Sequence[torch.Tensor]) -> list[float]:
+        return [
+            float((way - one).norm() / (one - start).norm()) for way, one in zip(ways, alone, strict=True)
+        ]
+
+    plane, solo = apart(stacked), apart(other)
+    if not min(solo) > 0.0:
+        raise RuntimeError("permuted rows changed no bit: nothing to compare with")
+    return {
+        "plane_from_solo": plane,
+        "solo_from_permuted_solo": solo,
+        "over_permuted": root_mean_square(plane) / root_mean_square(solo),
+        "largest_of_a_cell": max(one / two for one, two in zip(plane, solo, strict=True)),
+        "rows_of_a_step": len(split.row_ids),
+        "steps": EQUAL_STEPS,
+    }
+
+
+def adapted(base: nn.Module) -> nn.Module:
+    """With adapters of rank 16."""
+    return add_adapters(base, run_config(method="lora", lora_rank=16, lora_alpha=32).train, 0)
+
+
+def trained_alone(
+    model: nn.Module, split: TokenSplit, config: RunConfig, device: torch.device
+) -> torch.Tensor:
+    """The adapters that a run ends with; the model has its own again afterwards."""
+    before = {name: value.detach().clone() for name, value in trainable_parameters(model).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        train_model(
+            model, split, config, fingerprint="0" * 32, folder=Path(folder), device=device, hooks=silent()
+        )
+    found = flat(trainable_parameters(model))
+    fill(trainable_parameters(model), before)
+    return found
+
+
+def silent() -> Hooks:
+    return Hooks(lambda: False, lambda step, steps: None, NullTracker())
+
+
+def flat(parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """All values, by name, in float64 on the CPU."""
+    return torch.cat([parameters[name].detach().double().cpu().flatten() for name in sorted(parameters)])
+
+
+def root_mean_square(values: Sequence[float]) -> float:
+    return statistics.fmean(value**2 for value in values) ** 0.5
+
+
+def rows_of_few_lengths(shape: str, tokens: int) -> TokenSplit:
+    """So many tokens in rows of four lengths: rows of one length lie in the order of the data."""
+    generator = numpy.random.default_rng(0)
+    longest = min(LONGEST[shape], tokens // 8)
+    lengths: list[int] = []
+    while sum(lengths) < tokens:
+        lengths.append(longest // 4 * int(generator.integers(1, 5)))
+    return rows_of_lengths(numpy.array(lengths), SHAPES[shape][-1], generator)
 
 
 def filled(found: dict[str, Any]) -> list[dict[str, Any]]:

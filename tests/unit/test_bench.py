@@ -14,6 +14,7 @@ import bench_gpu
 import bench_orchestration
 import bench_plane_memory
 import gpu_planes
+import gpu_whole_plane
 from bench_embedded import summary as embedded_summary
 from costs import Cost, estimate
 from embedded_data import write_embedded
@@ -156,3 +157,32 @@ def test_groups_of_a_gpu_run_on_a_processor_in_tiny_shapes(monkeypatch):
     found = gpu_planes.one_size("tiny", model, split, device)
     assert set(found["by_cells"]) == {"1", "2"}
     assert all(entry["over_solo"]["median"] > 0 for entry in gpu_planes.filled(found))
+
+
+def test_cells_in_bfloat16_end_as_near_to_their_runs_alone_as_these_to_themselves(monkeypatch):
+    monkeypatch.setattr(gpu_planes, "EQUAL_STEPS", 3)
+    monkeypatch.setattr(gpu_planes, "EQUAL_CELLS", 2)
+    found = gpu_planes.equivalence(torch.device("cpu"), {})
+    assert bench_gpu.broken_promises({"equivalence": found}) == []
+    assert all(0.0 < distance < 0.1 for distance in found["solo_from_permuted_solo"])
+    train = gpu_planes.train_stacked
+
+    def other_weights(model, split, runs, **how):
+        """The cells of other rays."""
+        return train(model, split, runs[::-1], **how)
+
+    monkeypatch.setattr(gpu_planes, "train_stacked", other_weights)
+    (broken,) = bench_gpu.broken_promises({"equivalence": gpu_planes.equivalence(torch.device("cpu"), {})})
+    assert broken.startswith("equivalence.over_permuted is ")
+
+
+def test_a_whole_plane_in_one_process_and_in_one_for_each_ray_measures_the_same(tmp_path):
+    gpu_whole_plane.write_inputs(tmp_path, "small", torch.device("cpu"))
+    together = gpu_whole_plane.measure(tmp_path, "small", [0, 1, 2])
+    assert [run["stacked"] for run in together["runs"]] == [3, 3, 3]
+    each = {ray: gpu_whole_plane.measure(tmp_path, "small", [ray]) | {"wall_s": 10.0} for ray in (0, 2)}
+    found = gpu_whole_plane.compared(together | {"wall_s": 12.0}, each)
+    assert found["largest_difference_nats_per_token"] < 1e-3
+    assert (found["processes"]["measured"], found["processes"]["wall_s_of_all"]) == (2, 30.0)
+    assert (found["one_process_wall_s_per_ray"], found["over_processes"]) == (4.0, 2.5)
+    assert len({run["nll"] for run in together["runs"]}) == 3
