@@ -142,12 +142,13 @@ def measure(folder: Path, shape: str, rays: list[int]) -> dict[str, Any]:
             (one,) = places
             found[one] = run(configs[0], workbench=bench, **about[one], **identities, **heard)
         else:
-            how = {"workbench": bench, **identities}
+            how, started = {"workbench": bench, **identities}, time.monotonic()
             choice = best_company(configs[0], most=len(rays), num_alike=len(rays), **how)
             size = choice.size
             run_plane(
                 [Member(config=config, **about[one], **heard) for one, config in places.items()],
                 choice,
+                spent_s=time.monotonic() - started,
                 should_stop=lambda: False,
                 ended=lambda member, what: found.__setitem__(member.fingerprint, ended_well(what)),
                 **how,
