@@ -7,9 +7,8 @@ Letters: I rows (items) of a split, R roles.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy
@@ -17,19 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from train.answers import Answer, answers_of
-from train.batches import collate, micro_batches
+from train.answers import Answer, answers_of, asked_of
 from train.config import EvalConfig
 from train.distributed import World
 from train.embedded.scoring import is_exact_answer, meets_constraint
 from train.items import Items, half_of, score
-from train.loss import nll_sums_by_role_and_row
 from train.metrics import MEASURES
+from train.reading import kept_bytes, read
 from train.spans import Role
-from train.tokens import TokenData, TokenSplit
+from train.tokens import TokenData, TokenSplit, joined
 
-# Held at once while measuring likelihoods: on a CPU fewer stay in its caches, and are padded less (1.7 times as fast).
-_NLL_PADDED_TOKENS = {"cpu": 1024, "cuda": 8192}
 DATASET, ROBUSTNESS = "dataset", "robustness"  # the benchmarks of a run's own dataset
 _BENCHMARK_OF_SPLIT = {"validation": DATASET, "test": DATASET, "robustness": ROBUSTNESS}
 
@@ -53,14 +49,6 @@ class _Measured:
     outputs: list[str | None] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NllSums:
-    """Of one split: nll and target counts by role (2, R), and by row and role (2, I, R)."""
-
-    by_role_2R: NDArray[numpy.float64]
-    by_row_2IR: NDArray[numpy.float64]
-
-
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -77,30 +65,37 @@ def evaluate(
     The ranks of a world divide the batches of one process among them, and each gets the same metrics.
     protocol   fingerprint of the dataset and of how it is asked: that of the items.
     """
-    splits = measured_splits(data)
-    said = {name: nll_sums(model, split, device, world)[0] for name, split in splits.items()}
-    (answers,) = answers_of(model, splits, config, tokenizer, device, world)
-    return evaluation_of(said, answers, data, tokenizer, protocol)
+    split, asked = measured_rows(data), asked_of(config, tokenizer)
+    reads = read(model, split, device, world, asked=asked, kept_bytes=kept_bytes(device))
+    (answers,) = answers_of(model, split, reads, asked, config, tokenizer, device, world)
+    return evaluation_of(reads[0].sums_2IR, answers, data, tokenizer, protocol)
 
 
 def measured_splits(data: TokenData) -> dict[str, TokenSplit]:
     return {name: split for name, split in data.splits.items() if name != "train" and len(split.row_ids)}
 
 
+def measured_rows(data: TokenData) -> TokenSplit:
+    """The rows of all measured splits, one after another: they are read and answered together."""
+    return joined(list(measured_splits(data).values()))
+
+
 def evaluation_of(
-    said: Mapping[str, NllSums],
-    answers: Mapping[str, Sequence[Answer]],
+    sums_2IR: NDArray[numpy.float64],
+    answers: Mapping[int, Answer],
     data: TokenData,
     tokenizer: object,
     protocol: str,
 ) -> Evaluation:
-    """Metrics and items from what a model said of the measured splits."""
+    """Metrics and items from what a model said of the measured rows (`train.reading`, `train.answers`)."""
     metrics: dict[str, float] = {}
     measured: dict[str, tuple[TokenSplit, _Measured]] = {}
+    end = 0
     for name, split in measured_splits(data).items():
-        found = _likelihoods(said[name], split)
-        if name in answers:
-            _add_answers(found, split, answers[name], tokenizer)
+        start, end = end, end + len(split)
+        found = _likelihoods(sums_2IR[:, start:end], split)
+        if any(row in answers for row in range(start, end)):
+            _add_answers(found, split, [answers.get(row) for row in range(start, end)], tokenizer)
         metrics |= {f"{name}_{key}": value for key, value in found.metrics.items() if math.isfinite(value)}
         measured[name] = split, found
     items = [
@@ -154,43 +149,13 @@ def _items(benchmark: str, splits: Mapping[str, tuple[TokenSplit, _Measured]], p
     )
 
 
-@torch.no_grad()
-def nll_sums(
-    model: nn.Module, split: TokenSplit, device: torch.device, world: World = World(), num_cells: int = 1
-) -> list[NllSums]:
-    """Unweighted nll by role and by row, of each cell that the model holds (`train.stacked`; else one).
-
-    Exact    a cell's rows keep the batches that they have alone.
-    """
-    lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
-    sums_N2R = torch.zeros(num_cells, 2, len(Role), dtype=torch.float64, device=device)  # nll, tokens
-    sums_N2IR = torch.zeros(num_cells, 2, len(lengths), len(Role), dtype=torch.float64, device=device)
-    for rows in islice(nll_batches(split, device), world.rank, None, world.size):
-        batch = collate(split, rows, device)
-        logits = model(input_ids=batch.ids_BT.repeat(num_cells, 1)).logits
-        for n, logits_BTV in enumerate(logits.chunk(num_cells)):
-            sums_R, counts_R, sums_BR, counts_BR = nll_sums_by_role_and_row(
-                logits_BTV, batch.ids_BT, batch.roles_BT
-            )
-            sums_N2R[n, 0] += sums_R
-            sums_N2R[n, 1] += counts_R
-            sums_N2IR[n, 0, rows], sums_N2IR[n, 1, rows] = sums_BR.double(), counts_BR.double()
-    sums_N2R, sums_N2IR = world.add(sums_N2R).cpu(), world.add(sums_N2IR).cpu()
-    return [NllSums(sums_N2R[n].numpy(), sums_N2IR[n].numpy()) for n in range(num_cells)]
-
-
-def nll_batches(split: TokenSplit, device: torch.device) -> Iterator[list[int]]:
-    """Rows whose likelihoods are measured in one pass, the most padded tokens first."""
-    lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
-    return micro_batches(range(len(lengths)), lengths, _NLL_PADDED_TOKENS.get(device.type, 8192))
-
-
-def _likelihoods(said: NllSums, split: TokenSplit) -> _Measured:
+def _likelihoods(sums_2IR: NDArray[numpy.float64], split: TokenSplit) -> _Measured:
     """Unweighted nll per target token and per UTF-8 byte of text, for prompt and response tokens apart.
 
     Units    nats/token; bits/byte. The end-of-sequence token counts as a response token of no bytes.
     """
-    (sums_R, counts_R), (sums_IR, counts_IR) = said.by_role_2R, said.by_row_2IR
+    sums_IR, counts_IR = sums_2IR
+    sums_R, counts_R = sums_2IR.sum(axis=1)
     bytes_R = split.role_bytes.sum(axis=0)
     found = _Measured()
     for role in (Role.PROMPT, Role.RESPONSE):
@@ -215,9 +180,12 @@ def _add_ratio(
     found.values[name] = numpy.where(weights > 0, sums_I / numpy.where(weights > 0, weights, 1), math.nan)
 
 
-def _add_answers(found: _Measured, split: TokenSplit, outputs: Sequence[Answer], tokenizer: object) -> None:
+def _add_answers(
+    found: _Measured, split: TokenSplit, answers: Sequence[Answer | None], tokenizer: object
+) -> None:
     """Greedy answers to the rows that carry a verifiable one, and the signs of a broken model beside them."""
-    rows = [row for row, check in enumerate(split.checks) if check is not None]
+    rows = [row for row, answer in enumerate(answers) if answer is not None]
+    outputs = [answer for answer in answers if answer is not None]
     texts = tokenizer.batch_decode([tokens for tokens, _ in outputs], skip_special_tokens=True)  # type: ignore[attr-defined]
     checks = [split.checks[row] or {} for row in rows]
     adherence = [

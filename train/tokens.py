@@ -85,6 +85,24 @@ class TokenSplit:
         )
 
 
+def joined(splits: Sequence[TokenSplit]) -> TokenSplit:
+    """The rows of all splits, one after another."""
+
+    def flat(name: str, empty: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([empty, *(getattr(split, name) for split in splits)])
+
+    lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(split.offsets) for split in splits)])
+    return TokenSplit(
+        ids=flat("ids", np.zeros(0, np.int32)),
+        roles=flat("roles", np.zeros(0, np.uint8)),
+        offsets=lengths.cumsum(),
+        role_bytes=flat("role_bytes", np.zeros((0, NUM_ROLES), np.int64)),
+        prompt_lengths=flat("prompt_lengths", np.zeros(0, np.int32)),
+        row_ids=tuple(row_id for split in splits for row_id in split.row_ids),
+        checks=tuple(check for split in splits for check in split.checks),
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenData:
     """All splits, and what was counted on the way; `unusable` maps reason to number of rows.

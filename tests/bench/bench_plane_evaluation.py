@@ -7,7 +7,8 @@ One thread, process time, the ways interleaved round by round, the fastest round
 texts must be equal, and likelihoods to 1e-6 nats/token (to 1e-4 of contexts read whole). Three ways:
 
     generate    one cell after another, transformers' generate; benchmarks' contexts each read whole
-    alone       one cell after another, as a run is measured: rows that have ended leave, beginnings are shared
+    alone       one cell after another, as a run is measured: known responses are followed as far as the model agrees
+                with them, rows that have ended leave, beginnings are shared
     plane       all cells over one model, as many at once as `train.stacked.evaluating` chooses
 
 Situations: the embedded experiment's own evaluation (whole models in a stack, trained here), and adapters of FOLDER, a
@@ -32,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from train.answers import answers_of
+from train.answers import answers_of, asked_of
 from train.benchmarks import likelihoods
 from train.benchmarks.hf_backend import HFBackend
 from train.benchmarks.interface import Choice, Request
@@ -40,10 +41,11 @@ from train.benchmarks.plane_backend import PlaneBackend
 from train.benchmarks.prompts import PromptEncoder
 from train.compose import compose_run
 from train.config import ModelConfig
-from train.evaluate import Evaluation, evaluate, measured_splits
+from train.evaluate import Evaluation, evaluate, measured_rows
 from train.identity import dataset_identity, model_identity
 from train.loop import Hooks
 from train.model import add_adapters, context_length, load_model, trainable_parameters
+from train.reading import kept_bytes, read
 from train.stacked import evaluating
 from train.stacked.evaluating import evaluate_cells, fill
 from train.stacked.loop import CellRun, train_stacked
@@ -133,27 +135,34 @@ def embedded(steps: int, rounds: int) -> dict[str, Any]:
         and [items.outputs for items in one.items] == [items.outputs for items in other.items]
         for one, other in zip(known, found, strict=True)
     )
-    splits = measured_splits(data)
-    # Answers only: the rest is the same for `generate`.
+    # Likelihoods and answers of one cell; prompt sensitivity is the same for `generate`.
+    split, asked = measured_rows(data), asked_of(config.eval, tokenizer)
+    fill(trainable_parameters(model), cells[0].parameters)
+
+    def one_pass() -> Any:
+        reads = read(model, split, CPU, asked=asked, kept_bytes=kept_bytes(CPU))
+        return answers_of(model, split, reads, asked, config.eval, tokenizer, CPU)
+
     writing, _ = fastest(
         {
-            "generate": lambda: [written_by_generate(model, splits, config, tokenizer, cells[0].parameters)],
-            "alone": lambda: answers_of(model, splits, config.eval, tokenizer, CPU),
+            "generate": lambda: (
+                read(model, split, CPU),
+                written_by_generate(model, split, config, tokenizer),
+            ),
+            "alone": one_pass,
         },
         rounds,
     )
     return summary(seconds, same, max(differences)) | {
-        "answers_of_one_cell": {**writing, "ratio": writing["generate"] / writing["alone"]}
+        "likelihoods_and_answers_of_one_cell": {**writing, "ratio": writing["generate"] / writing["alone"]}
     }
 
 
-def written_by_generate(model: Any, splits: Any, config: Any, tokenizer: Any, values: Any) -> None:
-    """The same prompts in the same batches by transformers' generate."""
-    fill(trainable_parameters(model), values)
+def written_by_generate(model: Any, split: Any, config: Any, tokenizer: Any) -> None:
+    """The same prompts, those of like length together, by transformers' generate."""
     prompts = sorted(
         (
             split.ids[split.offsets[row] : split.offsets[row] + split.prompt_lengths[row]].tolist()
-            for split in splits.values()
             for row, check in enumerate(split.checks)
             if check is not None
         ),

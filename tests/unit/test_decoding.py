@@ -5,8 +5,6 @@ import torch
 from test_stacked import shaped
 from tiny import tiny_model
 
-from train.answers import generate as answers
-from train.config import EvalConfig
 from train.decoding import _Batch, decode
 from train.model import trainable_parameters
 from train.stacked.evaluating import fill
@@ -111,15 +109,3 @@ def test_cells_that_end_at_different_tokens_write_what_each_writes_alone():
         together = ours(model, PROMPTS * 3, 30, num_cells=3)
     assert together == alone
     assert len({len(tokens) for tokens in alone}) > 4
-
-
-def test_answers_come_without_their_end():
-    class Ids:
-        eos_token_id, pad_token_id = END, PAD
-
-    model = lively(tiny_model())
-    config = EvalConfig(max_new_tokens=9, batch_rows=5)
-    (found,) = answers(model, PROMPTS, config, Ids(), CPU)
-    for (tokens, ended), expected in zip(found, ours(model, PROMPTS, 9), strict=True):
-        assert tokens == (expected[:-1] if ended else expected)
-        assert ended == (expected[-1] == END)

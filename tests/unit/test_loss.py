@@ -12,7 +12,7 @@ from tiny import loss_of_first_step, run_config, tiny_model, tiny_split
 from torch.nn import functional
 
 from train.batches import collate
-from train.loss import nll_sums_by_role, token_nll
+from train.loss import nll_sums_by_row, token_nll
 from train.objective import role_counts, role_weights, step_scale, with_target_roles
 from train.spans import Role
 
@@ -139,7 +139,7 @@ def test_template_tokens_weigh_nothing_and_system_tokens_weigh_as_prompt_by_defa
 
 def test_the_measuring_stick_does_not_bend():
     batch, logits = batch_and_logits()
-    sums_R, counts_R = nll_sums_by_role(logits, batch.ids_BT, batch.roles_BT)
+    sums_R, counts_R = nll_sums_by_row(logits, batch.ids_BT, batch.roles_BT).sum(dim=1)
     for role, pair in ((Role.RESPONSE, (0.0, 1.0)), (Role.PROMPT, (1.0, 0.0))):
         expected = float64_loop(*pair, batch, logits)
         assert (sums_R[role] / counts_R[role]).item() == pytest.approx(expected, rel=1e-6)

@@ -28,7 +28,8 @@ from train.metrics import metric
 from train.model import load_model
 from train.record import record_to_dict
 from train.run import Workbench, run
-from train.sensitivity.scoring import score_answers_of_sets, score_answers_one_by_one
+from train.sensitivity.scoring import score_answers_one_by_one
+from train.sensitivity.sets import score_answers_of_sets
 from train.tokenizer import load_tokenizer
 
 GOLDEN = "cf8a2a30"

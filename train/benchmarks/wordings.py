@@ -23,7 +23,8 @@ from train.embedded.intents import Intent, make_intents
 from train.embedded.tasks import FAMILIES
 from train.items import HALVES, Items
 from train.metrics import MEASURES
-from train.sensitivity.scoring import score_answers_of_sets, score_answers_one_by_one
+from train.sensitivity.scoring import score_answers_one_by_one
+from train.sensitivity.sets import score_answers_of_sets
 
 WORDINGS = "wordings"  # the benchmark's name in a run's own record
 _NUM_INTENTS = len(FAMILIES) * len(HALVES)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 _LOGITS_AT_ONCE = 2**27  # values of float32: half a gigabyte
 # Answers laid end to end in one pass: attention among them is wasted, but a pass costs its start.
 _TOKENS_AT_ONCE = {"cpu": 90, "cuda": 1024}
-_PADDED_TOKENS = 1024  # of a pass that scores answers of many sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,52 +70,6 @@ def score_answers(
 
 
 @torch.no_grad()
-def score_answers_of_sets(
-    model: nn.Module,
-    sets: Sequence[Sequence[Sequence[int]]],
-    *,
-    max_new_tokens: int,
-    end_id: int,
-    pad_id: int,
-    device: torch.device,
-) -> list[AnswerScores]:
-    """Many sets of few short wordings, all at once, where a pass of one set costs its start only.
-
-    Wordings of all sets are answered together; each different answer of a set is then scored in a pass over wording
-    and answer, once.
-    """
-    wordings = [tuple(wording) for wordings in sets for wording in wordings]
-    ids_NL, mask_NL = _pad_left(wordings, pad_id, device)
-    first = model(
-        input_ids=ids_NL,
-        attention_mask=mask_NL,
-        position_ids=(mask_NL.cumsum(dim=1) - 1).clamp(min=0),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    start_NV = first.logits[:, -1].float()
-    found = _greedy(
-        model, first.past_key_values, start_NV, mask_NL, mask_NL.sum(dim=1), max_new_tokens, end_id
-    )
-    answers = iter(map(tuple, found))
-    answers_of = [[next(answers) for _ in wordings] for wordings in sets]
-    pairs = dict.fromkeys(
-        (tuple(wording), answer)
-        for wordings, own in zip(sets, answers_of, strict=True)
-        for wording in wordings
-        for answer in own
-    )
-    log_probability = _score_pairs(model, list(pairs), pad_id, device)
-    return [
-        AnswerScores(
-            tuple(own),
-            np.array([[log_probability[tuple(wording), answer] for answer in own] for wording in wordings]),
-        )
-        for wordings, own in zip(sets, answers_of, strict=True)
-    ]
-
-
-@torch.no_grad()
 def score_answers_one_by_one(
     model: nn.Module,
     wordings: Sequence[Sequence[int]],
@@ -142,42 +95,6 @@ def score_answers_one_by_one(
             chosen = log_probabilities.log_softmax(-1)[range(len(answer)), list(answer)]
             scores_NN[i, j] = float(chosen.double().sum())
     return AnswerScores(tuple(answers), scores_NN)
-
-
-def _score_pairs(
-    model: nn.Module,
-    pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
-    pad_id: int,
-    device: torch.device,
-) -> dict[tuple[tuple[int, ...], tuple[int, ...]], float]:
-    """log P of each answer after its wording, nats, by one pass over both; rows of like length share a batch."""
-    scores: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
-    order = sorted(pairs, key=lambda pair: -len(pair[0]) - len(pair[1]))
-    while order:
-        longest = len(order[0][0]) + len(order[0][1])
-        batch = order[: max(1, _PADDED_TOKENS // longest)]
-        order = order[len(batch) :]
-        ids_BT = torch.full((len(batch), longest), pad_id, dtype=torch.int64)
-        for row, (wording, answer) in enumerate(batch):  # padded on the right: what follows changes nothing
-            ids_BT[row, : len(wording) + len(answer)] = torch.tensor([*wording, *answer])
-        logits = model(input_ids=ids_BT.to(device), use_cache=False).logits
-        row_T, place_T, next_T = (
-            torch.tensor(values, device=device)
-            for values in zip(
-                *(
-                    (row, len(wording) - 1 + step, token)
-                    for row, (wording, answer) in enumerate(batch)
-                    for step, token in enumerate(answer)
-                ),
-                strict=True,
-            )
-        )
-        chosen_TV = logits[row_T, place_T].float()
-        picked_T = chosen_TV.gather(1, next_T[:, None]).squeeze(1) - chosen_TV.logsumexp(-1)
-        sums_B = torch.zeros(len(batch), dtype=torch.float64, device=device)
-        sums_B.index_add_(0, row_T, picked_T.double())
-        scores |= zip(batch, sums_B.tolist(), strict=True)
-    return scores
 
 
 def _greedy(

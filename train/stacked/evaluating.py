@@ -1,8 +1,8 @@
 """What the cells of a stack are worth, each exactly as a run alone is measured (`train.evaluate`).
 
 One model stays where it is and the cells' parameters are put into it, some at a time. How many is a matter of what
-bounds a pass: reading likelihoods, thousands of tokens at once, is bound by arithmetic and no faster together;
-writing answers, one token of each row at a time, is bound by the calls, so more rows cost little more.
+bounds a pass: reading rows, thousands of tokens at once, is bound by arithmetic and no faster together; writing
+answers, one token of each row at a time, is bound by the calls as long as rows are few.
 """
 
 import contextlib
@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from train.answers import answers_of, asked_of
 from train.config import EvalConfig, RunConfig
-from train.evaluate import Evaluation, answers_of, evaluation_of, measured_splits, nll_batches, nll_sums
+from train.evaluate import Evaluation, evaluation_of, measured_rows
 from train.heads import base_model
 from train.model import trainable_parameters
+from train.reading import Read, kept_bytes, read, reading_batches
 from train.stacked.loop import CellResult
 from train.stacked.stacking import stacked
 from train.together import with_wordings
@@ -76,25 +78,28 @@ def evaluate_cells(
     whole = [cell.parameters for cell in cells if cell.failure is None]
     if not whole:
         return [None] * len(cells)
-    method, asked, splits = config.train.method, config.eval, measured_splits(data)
+    method, split, asked = config.train.method, measured_rows(data), asked_of(config.eval, tokenizer)
+    share = kept_bytes(device) // len(whole)
     model.eval()
     with _as_it_was(model):
-        said = {
-            name: in_groups(
-                model,
-                method,
-                whole,
-                cells_that_read(device, _largest_batch(split, device)),
-                lambda some, split=split: nll_sums(model, split, device, num_cells=len(some)),
-            )
-            for name, split in splits.items()
-        }
+        reads = in_groups(
+            model,
+            method,
+            whole,
+            cells_that_read(device, _largest_batch(split, device)),
+            lambda some: read(
+                model, split, device, num_cells=len(some), asked=asked, kept_bytes=len(some) * share
+            ),
+        )
+        rows = max(_num_rows_to_write(one, config.eval) for one in reads)
         answers = in_groups(
             model,
             method,
             whole,
-            cells_that_write(model, device, asked.batch_rows, asked.batch_rows * _longest(splits, asked)),
-            lambda some: answers_of(model, splits, asked, tokenizer, device, num_cells=len(some)),
+            cells_that_write(model, device, rows, rows * _longest(split, config.eval)),
+            lambda some: answers_of(
+                model, split, [reads[n] for n in some], asked, config.eval, tokenizer, device
+            ),
         )
         measured = in_groups(
             model,
@@ -103,13 +108,7 @@ def evaluate_cells(
             1,
             lambda some: [
                 with_wordings(
-                    evaluation_of(
-                        {name: sums[some[0]] for name, sums in said.items()},
-                        answers[some[0]],
-                        data,
-                        tokenizer,
-                        protocol,
-                    ),
+                    evaluation_of(reads[some[0]].sums_2IR, answers[some[0]], data, tokenizer, protocol),
                     model,
                     config,
                     tokenizer,
@@ -146,12 +145,17 @@ def in_groups(
 def _largest_batch(split: TokenSplit, device: torch.device) -> int:
     """Padded tokens of the largest pass over a split."""
     lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
-    return max(len(rows) * max(lengths[row] for row in rows) for rows in nll_batches(split, device))
+    return max(len(rows) * max(lengths[row] for row in rows) for rows in reading_batches(split, device))
 
 
-def _longest(splits: Mapping[str, TokenSplit], config: EvalConfig) -> int:
+def _num_rows_to_write(one: Read, config: EvalConfig) -> int:
+    """Of a cell, in its first pass."""
+    return sum(len(part.rows) for part in one.begun) or min(config.batch_rows, len(one.written))
+
+
+def _longest(split: TokenSplit, config: EvalConfig) -> int:
     """Tokens of the longest prompt and answer."""
-    return max(int(split.prompt_lengths.max()) for split in splits.values()) + config.max_new_tokens
+    return int(split.prompt_lengths.max()) + config.max_new_tokens
 
 
 def fill(parameters: Mapping[str, Any], values: Parameters) -> None:

@@ -1,0 +1,150 @@
+"""One pass tells likelihoods and the beginnings of answers; the texts are those written token by token."""
+
+import numpy
+import pytest
+import torch
+from test_decoding import END, PROMPTS, an_end, known, lively, until
+from test_stacked import shaped
+from tiny import VOCABULARY, tiny_model
+
+from train.answers import answers_of
+from train.config import EvalConfig
+from train.reading import Asked, read
+from train.spans import Role
+from train.states import num_plain_layers
+from train.tokens import TokenSplit, joined
+
+CPU = torch.device("cpu")
+SHAPES = {
+    "Llama": {},
+    "Qwen2": {"num_key_value_heads": 2},
+    "GPTNeoX": {},
+    "Mistral": {"num_key_value_heads": 2, "sliding_window": 8},
+    "Gemma2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8},
+}
+LIMIT = 20
+
+
+class Ids:
+    eos_token_id, pad_token_id = END, 0
+
+
+def model_of(name):
+    return lively(tiny_model() if name == "Llama" else shaped(name, **SHAPES[name]))
+
+
+def split_of(prompts, responses):
+    """Rows in tokens; the last has no check. Role NONE holds padding, too."""
+    rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+    lengths = list(map(len, rows))
+    roles = [
+        [Role.NONE, *[Role.PROMPT] * (len(prompt) - 1), *[Role.RESPONSE] * len(response)]
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    return TokenSplit(
+        ids=numpy.concatenate(rows).astype(numpy.int32),
+        roles=numpy.concatenate(roles).astype(numpy.uint8),
+        offsets=numpy.array([0, *numpy.cumsum(lengths)], dtype=numpy.int64),
+        role_bytes=numpy.ones((len(rows), len(Role)), dtype=numpy.int64),
+        prompt_lengths=numpy.array(list(map(len, prompts)), dtype=numpy.int32),
+        row_ids=tuple(f"row-{index}" for index in range(len(rows))),
+        checks=(*[{}] * (len(rows) - 1), None),
+    )
+
+
+def responses_to(free, end):
+    """Known responses that the model agrees with to the end, to the limit, half the way, not at all; and none."""
+    found = []
+    for index, (whole, own) in enumerate(zip(free, until(end, free), strict=True)):
+        other = [(token + 1) % VOCABULARY for token in own[len(own) // 2 :]]
+        kinds = [
+            own,
+            [*own[: len(own) // 2], *other],
+            own[:-1] or own,
+            whole,
+            [(own[0] + 1) % VOCABULARY],
+            [],
+        ]
+        found.append(kinds[index % len(kinds)])
+    return found
+
+
+def answered(model, split, end, room, **settings):
+    config = EvalConfig(max_new_tokens=LIMIT, batch_rows=5, **settings)
+    asked = Asked(end, LIMIT)
+    reads = read(model, split, CPU, asked=asked, kept_bytes=room)
+    sums, begun = reads[0].sums_2IR, sum(len(part.rows) for part in reads[0].begun)
+    (answers,) = answers_of(model, split, reads, asked, config, Ids(), CPU)
+    return sums, begun, answers
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_answers_are_those_of_generate_and_likelihoods_those_of_each_row_alone(name):
+    model = model_of(name)
+    free = known(model, PROMPTS, 40)
+    end = an_end([row[:LIMIT] for row in free])
+    split = split_of(PROMPTS, responses_to(free, end))
+    expected = until(end, [row[:LIMIT] for row in free])
+    for room in (0, 1 << 30):
+        sums, begun, answers = answered(model, split, end, room)
+        assert sorted(answers) == list(range(len(PROMPTS) - 1))
+        for row, (tokens, ended) in answers.items():
+            assert (tokens, ended) == (
+                (expected[row][:-1], True) if expected[row][-1] == end else (expected[row], False)
+            )
+        is_kept = room > 0 and num_plain_layers(model) > 0
+        assert bool(begun) == is_kept == (room > 0 and name not in ("Mistral", "Gemma2"))
+        for row in range(len(split)):
+            alone, counts = nll_by_role(model, split.row(row))
+            numpy.testing.assert_allclose(sums[0, row, 1:], alone[1:], rtol=0, atol=1e-4)
+            assert sums[1, row, 1:].tolist() == counts[1:]
+
+
+@torch.no_grad()
+def nll_by_role(model, row):
+    sums, counts = [0.0] * len(Role), [0] * len(Role)
+    said = model(input_ids=torch.from_numpy(row.ids.astype(numpy.int64))[None]).logits[0].log_softmax(-1)
+    for place in range(1, len(row.ids)):
+        sums[row.roles[place]] -= float(said[place - 1, row.ids[place]])
+        counts[row.roles[place]] += 1
+    return sums, counts
+
+
+def test_a_response_the_model_agrees_with_is_not_written_again(monkeypatch):
+    model = model_of("Llama")
+    free = known(model, PROMPTS, LIMIT)
+    end = an_end(free)
+    split = split_of(PROMPTS, until(end, free))
+    reads = read(model, split, CPU, asked=Asked(end, LIMIT), kept_bytes=1 << 30)
+    assert not reads[0].begun
+    monkeypatch.setattr(type(model), "forward", None)  # no pass more
+    (answers,) = answers_of(model, split, reads, Asked(end, LIMIT), EvalConfig(), Ids(), CPU)
+    assert [tokens for tokens, _ in answers.values()] == [
+        [token for token in row if token != end] for row in until(end, free)[:-1]
+    ]
+
+
+def test_a_checkpoints_own_penalty_is_kept():
+    model = model_of("Llama")
+    plain = known(model, PROMPTS, LIMIT)
+    model.generation_config.repetition_penalty = 1.3
+    penalised = known(model, PROMPTS, LIMIT)
+    assert penalised != plain
+    split = split_of(PROMPTS, [row[:6] for row in plain])
+    end = VOCABULARY  # none
+    _, _, answers = answered(model, split, end, 1 << 30)
+    for row, (tokens, _) in answers.items():
+        assert tokens == known(model, PROMPTS[row : row + 1], LIMIT)[0]
+
+
+def test_rows_of_all_splits_come_one_after_another():
+    first, second = (split_of(PROMPTS[part], [[9, END]] * 6) for part in (slice(6), slice(6, 12)))
+    both = joined([first, second])
+    assert len(both) == 12
+    for row in range(12):
+        mine, theirs = both.row(row), (first, second)[row // 6].row(row % 6)
+        assert mine.ids.tolist() == theirs.ids.tolist()
+        assert mine.roles.tolist() == theirs.roles.tolist()
+        assert (mine.prompt_length, mine.check) == (theirs.prompt_length, theirs.check)
+    assert len(joined([])) == 0
+    assert read(tiny_model(), joined([]), CPU)[0].sums_2IR.shape == (2, 0, len(Role))
