@@ -1,5 +1,7 @@
 """One pass tells likelihoods and the beginnings of answers; the texts are those written token by token."""
 
+from typing import Any
+
 import numpy
 import pytest
 import torch
@@ -125,7 +127,7 @@ def test_a_response_the_model_agrees_with_is_not_written_again(monkeypatch):
 
 
 def test_a_checkpoints_own_penalty_is_kept():
-    model = model_of("Llama")
+    model: Any = model_of("Llama")
     plain = known(model, PROMPTS, LIMIT)
     model.generation_config.repetition_penalty = 1.3
     penalised = known(model, PROMPTS, LIMIT)
