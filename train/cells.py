@@ -29,7 +29,7 @@ from train.loop import Hooks, Interrupted
 from train.model import trainable_parameters
 from train.provenance import environment, git_state
 from train.record import RunRecord
-from train.stacked.choosing import Choice
+from train.stacked.choice import Choice
 from train.stacked.evaluating import cells_at_once, evaluate_cells
 from train.stacked.loop import CellResult, CellRun, train_stacked
 from train.tracking import Tracker, start_tracker
@@ -148,7 +148,9 @@ class Cells:
             self._close(member, why)
 
         hooks = Hooks(member.should_stop, told, self.trackers[member.fingerprint])
-        return CellRun(member.config, member.fingerprint, member.folder, hooks, leave)
+        return CellRun(
+            self.choice.way.applied(member.config), member.fingerprint, member.folder, hooks, leave
+        )
 
     def _conclude(self, results: Sequence[CellResult]) -> None:
         """Measure the cells, as many as one pass holds at a time, and tell of each."""

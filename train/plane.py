@@ -22,7 +22,8 @@ from train.failures import OF_THE_MACHINE, failure_kind
 from train.loop import Interrupted
 from train.objective import check_roles, role_weights, with_target_roles
 from train.run import device_of, run
-from train.stacked.choosing import Choice, choose
+from train.stacked.choice import Choice
+from train.stacked.choosing import choose
 from train.stacked.company import largest_asked
 from train.stacked.stacking import cannot_stack
 from train.together import fitted

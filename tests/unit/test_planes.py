@@ -17,7 +17,7 @@ from sweep.spec import Cell, Plan, PlannedCell
 from sweep.timesheets import shifts
 from sweep.trainers import GivenBack
 from sweep.worker import NODE_FAILURE, NOTHING_LEFT, SAME_FAILURE, Worker
-from train.stacked.choosing import decided
+from train.stacked.choice import decided, way_of
 from train.stacked.company import trained_alone
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -369,7 +369,8 @@ def test_the_timesheet_has_a_line_for_each_and_leaves_no_second_out(folder):
 
 
 def turns(**seconds):
-    return {int(name.removeprefix("of")): values for name, values in seconds.items()}
+    """of13x512: 13 runs, each in micro-batches of 512 tokens."""
+    return {way_of(name.removeprefix("of")): values for name, values in seconds.items()}
 
 
 @pytest.mark.parametrize(

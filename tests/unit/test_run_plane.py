@@ -14,7 +14,7 @@ from train.loop import Interrupted
 from train.plane import Member, run_plane
 from train.record import RunRecord, record_from_dict, record_to_dict
 from train.run import Workbench
-from train.stacked.choosing import Choice
+from train.stacked.choice import Choice
 
 CELLS = [(0.0, 1.0), (0.5, 1.0), (1.0, 0.0), (1.0, 1.0)]
 STEPS = 5
@@ -87,7 +87,7 @@ class Plane:
     def on_step(self, cell, step):
         """A test may want something to happen then."""
 
-    def train(self, size=4, cells=None):
+    def train(self, size=4, cells=None, micro_batch_tokens=0):
         members = {self.member(cell).run_id: cell for cell in cells or self.configs}
 
         def ended(member, what):
@@ -96,7 +96,7 @@ class Plane:
 
         run_plane(
             [self.member(cell) for cell in cells or self.configs],
-            Choice(size, "a test"),
+            Choice(size, "a test", micro_batch_tokens=micro_batch_tokens),
             workbench=self.workbench,
             should_stop=lambda: self.stopping,
             ended=ended,

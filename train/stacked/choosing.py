@@ -3,6 +3,11 @@
 Where a step is bound by arithmetic a stack gains nothing, and may lose; where it is bound by calls, it gains several
 times. So a few real steps are measured, alone and in stacks of some sizes, in turns. A stack is taken only where it
 won every turn. What was measured is kept for all like runs of the root, on a like device.
+
+A pass of a stack holds its size times train.micro_batch_tokens, for which a GPU may lack the memory. There stacks are
+also measured with smaller micro-batches of each run, never with larger ones than the recipe's. Only there: the cut
+decides the order of float sums, and on a CPU a clock must not decide the bits of a run, which in float32 are those of
+the run alone. On a GPU a stack's differ from these anyway; a run alone takes the recipe's micro-batches everywhere.
 """
 
 import contextlib
@@ -10,53 +15,40 @@ import fcntl
 import hashlib
 import json
 import platform
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from train.attention import packed_attention
-from train.batches import used_lengths
+from train.batches import rows_of_step, used_lengths
 from train.config import RunConfig
 from train.distributed import World
 from train.engine import choose_packing, prepared
-from train.failures import failure_kind
+from train.failures import MEMORY, failure_kind
 from train.files import read_json, write_json_atomic
 from train.heads import base_model, choose_path
 from train.model import trainable_parameters
 from train.objective import role_weights
 from train.schedule import num_steps
+from train.seeds import seed_of
+from train.stacked.choice import Choice, Way, decided, way_of
 from train.stacked.stacking import stacked
 from train.stacked.step import StackedStepper
 from train.step import Engine
 from train.tokens import TokenSplit
 
 SHARE = 0.02  # of the work that is decided on, that may be spent on measuring
-CLEAR = 1.02  # times as fast as alone, in every turn
 TURNS, MOST_TURNS = 2, 4
 _SAID = (
     "method lora_rank optimizer clip_norm batch_size micro_batch_tokens precision head packing num_threads"
 )
 SMALL = 6  # the size measured beside the largest
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """So many runs in one stack, why, and the seconds of a step and run that were measured by size of stack."""
-
-    size: int
-    why: str
-    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
-
-    def described(self, size: int) -> dict[str, Any]:
-        """For the record of a run that was trained in a stack of `size`."""
-        measured = {"seconds_per_run_and_step": dict(self.seconds)} if self.seconds else {}
-        return {"runs": size, "why": self.why, **measured}
+_CUT_ON = ("cuda",)
+_PASSES = (4, 1)  # of a run alone, whose tokens a stack's pass may hold
 
 
 def choose(
@@ -81,62 +73,78 @@ def choose(
             measured = _measured(model, split, config, device, most, num_alike)
             if not measured:
                 return Choice(1, "too little work to measure what is faster")
-            values = {"turns": {str(size): turns for size, turns in measured.items()}}
+            values = {
+                "turns": {str(way): turns for way, turns in measured.items()},
+                "step_tokens": _tokens_of_step(split, config),
+            }
             if path is not None:
                 write_json_atomic(path, values)
-    return decided({int(size): turns for size, turns in values["turns"].items()}, most)
-
-
-def decided(turns: Mapping[int, Sequence[float]], most: int) -> Choice:
-    """The size that won all its turns by the most. Pure.
-
-    turns   by size of stack: seconds of a step and run in each turn, the first of every size beside each other;
-            none for a size that didn't fit in memory
-    """
-    alone = turns[1]
-    gains = {
-        size: [one / other for one, other in zip(alone, seconds, strict=True)]
-        for size, seconds in turns.items()
-        if size > 1 and seconds
-    }
-    seconds = {str(size): statistics.median(values) for size, values in turns.items() if values}
-    clear = {size: statistics.median(gain) for size, gain in gains.items() if min(gain) >= CLEAR}
-    if not clear:
-        return Choice(1, "measured: no stack is clearly faster than a run alone", seconds)
-    best = max(clear, key=lambda size: clear[size])
-    why = f"measured: {clear[best]:.2f} times as fast in stacks of {best} as alone"
-    if best <= most:
-        return Choice(best, why, seconds)
-    between = [size for size in gains if size < most]
-    if all(size in clear for size in between):
-        return Choice(most, why, seconds)
-    return Choice(max((size for size in between if size in clear), default=1), why, seconds)
+    choice = decided({way_of(text): turns for text, turns in values["turns"].items()}, most)
+    return replace(choice, step_tokens=values.get("step_tokens", 0))
 
 
 def _measured(
     model: nn.Module, split: TokenSplit, config: RunConfig, device: torch.device, most: int, num_alike: int
-) -> dict[int, list[float]]:
-    """Seconds of a step and run by size and turn; {} where measuring would cost more than its share."""
+) -> dict[Way, list[float]]:
+    """Seconds of a step and run by way and turn; {} where measuring would cost more than its share."""
     steps = num_steps(config.train, len(split.row_ids))
     budget = SHARE * steps * num_alike  # in steps of a run alone, which is the most that a stack's can cost
 
-    def cost(sizes: Sequence[int]) -> float:
-        return TURNS * 2 * sum(sizes)
+    def cost(ways: Sequence[Way]) -> float:
+        return TURNS * 2 * sum(way.size for way in ways)
 
-    plans = [sizes for sizes in ([1, SMALL, most], [1, most], [1, SMALL]) if sizes[-1] <= most]
-    sizes = next((sorted(set(sizes)) for sizes in plans if cost(sizes) <= budget), None)
-    if sizes is None or steps < 3:
+    def ways_of(sizes: Sequence[int], is_cut: bool) -> list[Way]:
+        stacks = [
+            Way(size, tokens)
+            for size in sizes
+            for tokens in (0, *(smaller_micro_batches(size, split, config, device) if is_cut else ()))
+        ]
+        return sorted({Way(1), *stacks})
+
+    plans = (
+        ways_of(sizes, is_cut)
+        for sizes in ((SMALL, most), (most,), (SMALL,))
+        for is_cut in (True, False)
+        if max(sizes) <= most
+    )
+    ways = next((ways for ways in plans if cost(ways) <= budget), None)
+    if ways is None or steps < 3:
         return {}
-    turns: dict[int, list[float]] = {size: [] for size in sizes}
-    fits = dict.fromkeys(sizes, True)
-    for _ in range(min(MOST_TURNS, int(budget // (2 * sum(sizes))))):
-        for size in sizes:
-            if not fits[size]:
+    turns: dict[Way, list[float]] = {way: [] for way in ways}
+    fits = dict.fromkeys(ways, True)
+    for _ in range(min(MOST_TURNS, int(budget // (2 * sum(way.size for way in ways))))):
+        for way in ways:
+            if not fits[way]:
                 continue
-            problem = _turn(model, split, config, device, size, steps, turns[size])
+            problem = _turn(model, split, config, device, way, steps, turns[way])
             if problem:
-                fits[size], turns[size] = False, []
+                fits[way], turns[way] = False, []
     return turns
+
+
+def smaller_micro_batches(size: int, split: TokenSplit, config: RunConfig, device: torch.device) -> list[int]:
+    """Tokens of a run's micro-batch with which a pass of `size` runs holds as much as 4 passes of a run, and as one.
+
+    Only where that cuts a step into more of them, and a clock may decide it (see above).
+    """
+    if device.type not in _CUT_ON:
+        return []
+    lengths = used_lengths(split, role_weights(config.objective))
+    limit = min(config.train.micro_batch_tokens, _tokens_of_step(split, config))
+    found = {max(max(lengths), share * config.train.micro_batch_tokens // size) for share in _PASSES}
+    return sorted((tokens for tokens in found if tokens < limit), reverse=True)
+
+
+def _tokens_of_step(split: TokenSplit, config: RunConfig) -> int:
+    """That are computed in the step that is timed."""
+    lengths = used_lengths(split, role_weights(config.objective))
+    rows = rows_of_step(
+        1,
+        num_rows=len(lengths),
+        batch_size=config.train.batch_size,
+        data_order_seed=seed_of(config, "data_order"),
+    )
+    return sum(lengths[row] for row in rows)
 
 
 def _turn(
@@ -144,21 +152,22 @@ def _turn(
     split: TokenSplit,
     config: RunConfig,
     device: torch.device,
-    size: int,
+    way: Way,
     steps: int,
     seconds: list[float],
 ) -> str:
     """A step to get going, then one that is timed. Why it couldn't be done, if it is memory."""
     try:
         model.train()
-        with (_alone if size == 1 else _together)(model, split, config, device, size) as step:
+        made = (_alone if way.size == 1 else _together)(model, split, way.applied(config), device, way.size)
+        with made as step:
             step(0, steps)
             started = _clock(config, device)
             step(1, steps)
-            seconds.append((_clock(config, device) - started) / size)
+            seconds.append((_clock(config, device) - started) / way.size)
         return ""
     except Exception as error:
-        if size == 1 or failure_kind(error) not in ("cuda_oom", "host_oom"):
+        if way.size == 1 or failure_kind(error) not in MEMORY:
             raise
         problem = str(error)
     finally:
