@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.beforehand import WORD, is_wanted, load_libraries
 from analysis.config import AnalysisConfig
 from analysis.evaluated import ItemReader
 from analysis.table import AnalysisError, Table, check_metric, make_table, nothing_finished
@@ -71,6 +72,7 @@ class Request:
     help: bool = False
     publish: str = ""  # wandb, wandb-weights, optuna-dashboard, optuna:TARGET or nothing
     source: str = ""  # wandb:entity/project/group instead of the ledger
+    waits: bool = False  # for a line on standard input, before the ledger is read
 
 
 def parse_request(argv: Sequence[str]) -> Request:
@@ -78,14 +80,15 @@ def parse_request(argv: Sequence[str]) -> Request:
     own = [word for word in argv if word.startswith("analysis.") and "=" in word]
     places = [word for word in argv if word.startswith(("publish=", "from="))]
     said = {key: value for key, _, value in (word.partition("=") for word in places)}
-    rest = [word for word in argv if word not in own and word not in places]
+    rest = [word for word in argv if word not in own and word not in places and word != WORD]
     _check_places(said)
     arguments = parse_arguments(rest)
     settings = {
         key.removeprefix("analysis."): _value(text) for key, _, text in (word.partition("=") for word in own)
     }
     check_metric(build(AnalysisConfig, settings, "analysis.").metric)  # before anything slow
-    return Request(arguments, settings, arguments.help, said.get("publish", ""), said.get("from", ""))
+    where = said.get("publish", ""), said.get("from", "")
+    return Request(arguments, settings, arguments.help, *where, waits=WORD in argv)
 
 
 def _check_places(said: Mapping[str, str]) -> None:
@@ -110,6 +113,7 @@ def run(request: Request) -> str:
         return _run_from_published(request)
     if request.source:
         return _run_from_wandb(request)
+    load_libraries()
     from analysis.report import make_report, summary_text
     from analysis.search.next_runs import next_lines
     from sweep.bill import bill_of
@@ -120,6 +124,8 @@ def run(request: Request) -> str:
 
     composed = compose_sweep(request.arguments, config_name="analysis")
     config = build(AnalysisConfig, {**composed.extras.get("analysis", {}), **request.settings}, "analysis.")
+    if request.waits and not is_wanted():
+        return ""
     if composed.config.search.is_on:
         from sweep.searching import first_cells
 

@@ -42,7 +42,10 @@ def ratio_figure(study: Study) -> Figure:
     lowest, highest = axes.get_ylim()
     if math.isfinite(plane.base_score) and lowest <= plane.base_score <= highest:
         axes.axhline(plane.base_score, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
-        axes.text(90.5, plane.base_score, "base model", fontsize=SMALL, color=GREY, va="bottom", ha="right")
+        end = min(
+            90.5, axes.get_xlim()[1]
+        )  # words far outside of a few rays' angles leave no room to draw in
+        axes.text(end, plane.base_score, "base model", fontsize=SMALL, color=GREY, va="bottom", ha="right")
     axes.set_title(
         f"{plane.metric.title.split(' (')[0]} against the ratio of the weights\n{plane.metric.unit}, "
         f"{direction(plane.metric)}; bars: one standard error, band: 95 % of the surface",

@@ -19,9 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import Colormap, Normalize, to_rgb
+from matplotlib.colors import Colormap, Normalize, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Transform
 from PIL import Image
 
 from analysis.plane import Floats, Plane
@@ -86,19 +87,35 @@ def draw_cells(
     """Colour what is there, hatch what is absent, leave blank what was never asked; ray `plain` is grey."""
     axes.set_xlim(-0.5, plane.response_weights_R.size - 0.5)
     axes.set_ylim(-0.5, plane.prompt_weights_P.size - 0.5)
+    draw_squares(axes, plane, values_PR, colours, scale, axes.transData, plain)
+
+
+def draw_squares(
+    axes: Axes,
+    plane: Plane,
+    values_PR: Floats,
+    colours: Colormap,
+    scale: Normalize,
+    place: Transform,
+    plain: int | None = None,
+) -> None:
+    """The cells alone; `place` maps column and row to the figure."""
     squares, faces, absent = [], [], []
+    colours_PR4 = colours(scale(values_PR))
     for (p, r), value in np.ndenumerate(values_PR):
         if not plane.asked_PR[p, r]:
             continue
         if math.isfinite(value):
             squares.append(_square(p, r, 0.5))
-            faces.append(LIGHT if plane.ray_PR[p, r] == plain else colours(scale(value)))
+            faces.append(to_rgba(LIGHT) if plane.ray_PR[p, r] == plain else colours_PR4[p, r])
         else:
             absent.append(_square(p, r, 0.46))
-    axes.add_collection(PolyCollection(squares, facecolors=faces, edgecolors=PAPER, linewidths=1.2))
-    axes.add_collection(
-        PolyCollection(absent, facecolors="#f3f4f6", edgecolors=GREY, linewidths=0.6, hatch="////")
+    drawn = PolyCollection(squares, facecolors=faces, edgecolors=PAPER, linewidths=1.2, transform=place)
+    axes.add_collection(drawn, autolim=False)
+    hatched = PolyCollection(
+        absent, facecolors="#f3f4f6", edgecolors=GREY, linewidths=0.6, hatch="////", transform=place
     )
+    axes.add_collection(hatched, autolim=False)
 
 
 def _square(p: int, r: int, half: float) -> list[tuple[float, float]]:
@@ -143,7 +160,14 @@ def draw_rays(axes: Axes, plane: Plane) -> None:
         )
 
 
-def draw_outline(axes: Axes, plane: Plane, members_Y: Iterable[bool], *, thin: bool = False) -> None:
+def draw_outline(
+    axes: Axes,
+    plane: Plane,
+    members_Y: Iterable[bool],
+    *,
+    thin: bool = False,
+    place: Transform | None = None,
+) -> None:
     """The border of the region: one stroke around its cells, on white so that it shows on any colour."""
     inside_PR = np.zeros(plane.asked_PR.shape, dtype=bool)
     for ray, is_member in zip(plane.rays, members_Y, strict=True):
@@ -166,6 +190,7 @@ def draw_outline(axes: Axes, plane: Plane, members_Y: Iterable[bool], *, thin: b
                 capstyle="round",
                 zorder=order,
                 clip_on=False,
+                transform=place or axes.transData,
             )
         )
 

@@ -12,11 +12,8 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from analysis.draw import (
-    DPI,
-    INK,
     LIGHT,
     MAX_LABELLED,
-    PAPER,
     colour_limits,
     colours_for,
     draw_base,
@@ -32,6 +29,7 @@ from analysis.draw import (
 )
 from analysis.plane import Plane
 from analysis.region import Estimate, difference_between, estimate_rays, seed_spread
+from analysis.small_planes import small_planes
 from analysis.study import CONVENTIONAL, Study
 from analysis.text import number, pair, signed
 
@@ -122,34 +120,8 @@ def metrics_figure(study: Study) -> Figure | None:
     measures = list(dict.fromkeys(plane.metric.name.partition("_")[2] for plane in planes))
     planes.sort(key=lambda plane: measures.index(plane.metric.name.partition("_")[2]))  # splits side by side
     columns = 3 if any(plane.metric.name.startswith("robustness_") for plane in planes) else 4
-    rows = math.ceil(len(planes) / columns)
-    figure = Figure(figsize=(9.6, 2.15 * rows), dpi=DPI, facecolor=PAPER)
-    figure.subplots_adjust(
-        left=0.05,
-        right=0.985,
-        bottom=0.42 / (2.15 * rows),
-        top=1 - 0.42 / (2.15 * rows),
-        wspace=0.22,
-        hspace=0.42,
-    )  # by hand: constrained layout of 18 planes is slow
-    for index, plane in enumerate(planes):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        means_PR = plane.mean_PR
-        low, high, _ = colour_limits(means_PR[plane.asked_PR].tolist(), plane.metric.better)
-        draw_cells(axes, plane, means_PR, colours_for(plane.metric.better), Normalize(low, high, clip=True))
-        if study.region.members_Y is not None and not study.all_equal:
-            draw_outline(axes, plane, study.region.members_Y.tolist(), thin=True)
-        finite = means_PR[np.isfinite(means_PR)]
-        axes.set_title(
-            f"{plane.metric.title.replace(' (', chr(10) + '(')}", fontsize=7.5, loc="left", color=INK
-        )
-        low, high = number(float(finite.min()), plane.metric), number(float(finite.max()), plane.metric)
-        axes.set_xlabel(f"{low} to {high}{_short_unit(plane)}; {_arrow(plane)}", fontsize=6.5, color=INK)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    return figure
+    members_Y = None if study.all_equal or study.region.members_Y is None else study.region.members_Y.tolist()
+    return small_planes(planes, columns, members_Y)
 
 
 def _finish(study: Study, axes: Axes) -> None:
@@ -187,13 +159,3 @@ def _symmetric_limit(values: list[float], better: str) -> float:
     good = [abs(value) for value in finite if (value > 0) == (better == "higher")]
     middle = float(np.median(np.abs(finite))) if finite else 0.0
     return min(largest, max(2 * max(good, default=0.0), 2 * middle)) or 1e-6
-
-
-def _arrow(plane: Plane) -> str:
-    return {"higher": "bright: higher, better", "lower": "bright: lower, better"}.get(
-        plane.metric.better, "bright: higher"
-    )
-
-
-def _short_unit(plane: Plane) -> str:
-    return "" if plane.metric.unit.startswith("share") else f" {plane.metric.unit}"

@@ -179,10 +179,10 @@ def _submit(launch: Launch, slots: Sequence[int], folder: str) -> list[int]:
 
     from sweep.local_worker import work
 
-    executor = submitit.LocalExecutor(folder=folder)
-    executor.update_parameters(timeout_min=TIMEOUT_MIN, name=launch.sweep)
     pids = []
     for slot in slots:
+        executor = submitit.LocalExecutor(folder=folder)  # one waits 0.2 s between two jobs
+        executor.update_parameters(timeout_min=TIMEOUT_MIN, name=launch.sweep)
         job = executor.submit(
             work,
             str(Path(launch.root).absolute()),

@@ -10,9 +10,8 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sweep.compose import ComposedSweep
 from sweep.evaluations import evaluation_line, is_evaluation, protocols_by_run, with_evaluations
 from sweep.rays import canonical_objective, scale_checks
 from sweep.spec import Cell, Plan, PlannedBase, PlannedCell, RunSpec, Settings
@@ -29,12 +28,15 @@ from train.config import (
 from train.fingerprint import fingerprint
 from train.overrides import overrides_for
 
+if TYPE_CHECKING:  # workers read plans and compose nothing
+    from sweep.compose import ComposedSweep
+
 PLAN_VERSION = 1
 
 MakeSpec = Callable[[RunConfig], RunSpec]
 
 
-def make_plan(sweep: ComposedSweep, *, cache_folder: Path | None, allow_unresolved: bool = False) -> Plan:
+def make_plan(sweep: "ComposedSweep", *, cache_folder: Path | None, allow_unresolved: bool = False) -> Plan:
     """The plan of a composed sweep.
 
     cache_folder: where content hashes of large files are remembered. allow_unresolved: accept identities that

@@ -1,16 +1,19 @@
 """run, retry and watch: from a plan to records, and the report at the end."""
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Callable, Mapping
 
 from sweep.arguments import Arguments
 from sweep.commands.costing import actual_lines, keep_to_the_budget
 from sweep.commands.elsewhere import Elsewhere
-from sweep.commands.reporting import show_report
+from sweep.commands.reporting import Reporter, show_report
 from sweep.commands.session import Session, find_run, open_session
 from sweep.controller import Controller, Ending, Interrupts
 from sweep.evaluations import is_evaluation
 from sweep.launch import Launch, check_ranks
+from sweep.ledger import RunState
 from sweep.retention import prune, remove_workers_files
 from sweep.show import make_view, reason
 from sweep.spec import SETTLED, Status
@@ -65,25 +68,26 @@ def run_session(session: Session) -> int:
         from sweep.commands.clustering import submit
 
         return submit(session)
-    ending = control(session)
-    session = _grown(session)
-    if ending is None:
-        print("left at once; workers save their state and end by themselves", file=sys.stderr)
-        return 130
-    session.folder.link_runs(session.plan)
-    if ending.is_interrupted:
-        return interrupted_words(session, ending)
-    return close_session(session, ending)
+    with contextlib.closing(Reporter(session)) as reporter:
+        ending = control(session, on_look=reporter)
+        session = _grown(session)
+        if ending is None:
+            print("left at once; workers save their state and end by themselves", file=sys.stderr)
+            return 130
+        session.folder.link_runs(session.plan)
+        if ending.is_interrupted:
+            return interrupted_words(session, ending)
+        return close_session(session, ending, reporter)
 
 
-def close_session(session: Session, ending: Ending) -> int:
+def close_session(session: Session, ending: Ending, reporter: Reporter | None = None) -> int:
     """The last words, the report of what is recorded, and the weights that may go; the exit code."""
     code = closing_words(session, ending)
     print("".join(f"{line}\n" for line in actual_lines(session, ending.states)), end="")
     trained = [spec for spec in session.plan.runs if spec.config.stage != "base"]
     if not any(ending.states[spec.fingerprint].status is Status.FINISHED for spec in trained):
         return code  # a base model alone is no plane
-    report_code = show_report(session)  # also of a sweep some of whose runs failed
+    report_code = show_report(session, reporter)  # also of a sweep some of whose runs failed
     code = code or report_code
     if session.config.retention == "region" and not code:
         kept, given_up = prune(session.plan, session.ledger, session.folder)
@@ -123,8 +127,14 @@ def unmeasurable_line(session: Session) -> str:
     return f"{what}: add eval.retrain=true to train them again for it"
 
 
-def control(session: Session, *, only_watch: bool = False, only_stage: str = "") -> Ending | None:
-    """Until the end; None if somebody was in a hurry and asked twice."""
+def control(
+    session: Session,
+    *,
+    only_watch: bool = False,
+    only_stage: str = "",
+    on_look: Callable[[Launch, Mapping[str, RunState]], None] = lambda launch, states: None,
+) -> Ending | None:
+    """Until the end; None if somebody was in a hurry and asked twice. on_look: hears of every look at the ledger."""
     gpus = session.gpus()
     launcher = session.config.launcher
     launch = Launch(
@@ -141,6 +151,12 @@ def control(session: Session, *, only_watch: bool = False, only_stage: str = "")
     if not only_watch:
         check_ranks(session.plan, launch)
     view = make_view(session.ledger)
+    elsewhere = Elsewhere(session, view.say)
+
+    def look(states: Mapping[str, RunState]) -> None:
+        elsewhere(states)
+        on_look(launch, states)
+
     try:
         with Interrupts().listening() as interrupts:
             return Controller(
@@ -152,7 +168,7 @@ def control(session: Session, *, only_watch: bool = False, only_stage: str = "")
                 interrupts,
                 only_watch=only_watch,
                 search=session.search,
-                on_look=Elsewhere(session, view.say),
+                on_look=look,
             ).run()
     except KeyboardInterrupt:
         return None

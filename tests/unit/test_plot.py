@@ -166,3 +166,29 @@ def test_without_the_convention_there_is_no_gain_figure_and_still_a_map():
     assert landscape_plot.gain_figure(study) is None
     assert landscape_plot.near_best_figure(study) is not None
     assert study.region.recommended == study.region.best
+
+
+def test_one_cell_beside_its_base_model_has_room_to_be_drawn_in():
+    """The base model's words stay within the few angles there are; matplotlib warned, and gave up its layout."""
+    seen = {(0, 0): 0.3, (0, 1): 0.2}
+
+    def score(p, r, seed):
+        return {f"{split}_exact_answer": seen[p, r] + 0.1 * seed for split in ("validation", "test")}
+
+    study = study_of(hand_made_table(hand_made_plan(pairs=[(0, 1)]), score))
+    figure = curve.ratio_figure(study)
+    assert "base model" in texts(figure)
+    png_bytes(figure)
+    assert figure.axes[0].get_position().height > 0.6
+
+
+def test_all_metrics_share_one_pair_of_axes():
+    """A pair for each took a second of a report of fifty planes."""
+    figure = plot.metrics_figure(plain())
+    drawn = [found for found in figure.axes[0].collections if isinstance(found, PolyCollection)]
+    assert len(figure.axes) == 1
+    assert [len(found.get_paths()) for found in drawn] == [24, 0] * 8  # coloured, hatched
+    words = texts(figure)
+    assert words[0] == "exact answers\n(validation)"
+    assert words[1].endswith("bright: higher, better")
+    assert len(words) == 16

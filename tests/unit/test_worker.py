@@ -360,6 +360,14 @@ def test_the_trainer_is_named_by_module_and_function():
     assert load_trainer("sweep.trainers:make_trainer") is make_trainer
 
 
+def test_a_worker_composes_nothing(project):
+    code = "import sys, sweep.local_worker; print({'hydra', 'sweep.compose', 'submitit'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
 def test_importing_a_worker_loads_no_torch(project):
     code = "import sys, sweep.local_worker, sweep.controller, sweep.commands.running; print('torch' in sys.modules)"
     done = subprocess.run(
