@@ -1,6 +1,6 @@
 """The embedded experiment from the command line to the last number: our sweep, and TRL with a process for each cell.
 
-    python tests/bench/bench_embedded.py plane [--fresh] [--ahead]      13 rays, one seed
+    python tests/bench/bench_embedded.py plane [--fresh] [--ahead]      24 cells, one seed
     python tests/bench/bench_embedded.py question [--fresh] [--ahead]   24 cells, three seeds
 
 Each call measures one round, every way once, the first one in turn, and adds it to results/embedded_plane.json or
@@ -9,7 +9,8 @@ or 39, 2 checks and the base model, and the report, which is made once more to k
 this checkout knows train.plane, also with train.plane=off. Theirs is trl_cell.py, whose first lines say what it doesn't
 do. A first cell is measured padded and packed, and the cheaper way taken:
 
-plane     a process for each of 13 cells, two at once; and 13 cells looped in two processes, one for each core
+plane     a process for each of the 24 cells, two at once; 24 cells looped in two processes, one for each core; and, as
+          if TRL's user merged rays too, a process for each of 13
 question  Hydra's multirun with hydra-submitit-launcher's local launcher, a process for each of 72 cells. A random
           product of 6 is measured each round (the launcher starts all at once: 72 would not fit in memory); a sweep of
           one cell that does nothing is what a start costs, and the rest is taken as proportional to cells.
@@ -54,7 +55,7 @@ from train.files import read_json  # noqa: E402
 
 LAUNCHER = "hydra-submitit-launcher==1.2.0"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-RAYS, CELLS, SAMPLE = 13, 72, 6
+RAYS, PLANE, CELLS, SAMPLE = 13, 24, 72, 6
 PROMISED = {"plane": ("trl_processes", 5.0), "question": ("trl_hydra", 8.0)}
 
 
@@ -94,8 +95,9 @@ def one_round(what: str, folder: Path, data: Path, rows: str, number: int) -> di
     }
     if what == "plane":
         ways |= {
-            "trl_processes": lambda: trl_processes(data, rows),
-            "trl_loops": lambda: trl_loops(data, rows),
+            "trl_processes": lambda: trl_processes(data, rows, PLANE),
+            "trl_loops": lambda: trl_loops(data, rows, PLANE),
+            "trl_processes_of_rays": lambda: trl_processes(data, rows, RAYS),
         }
     else:
         ways["trl_hydra"] = lambda: trl_hydra(folder, data, rows, number)
@@ -163,22 +165,22 @@ def exact_answers(data: Path, number: int) -> dict[str, Any]:
     return {"cells": number, "best_validation_exact_answer": max(values)}
 
 
-def trl_processes(data: Path, rows: str) -> dict[str, Any]:
-    """A process for each cell, as a shell's loop with two at once starts them."""
+def trl_processes(data: Path, rows: str, number: int) -> dict[str, Any]:
+    """A process for each of so many cells, as a shell's loop with two at once starts them."""
     each = f"{sys.executable} {HERE / 'trl_cell.py'} {data} {rows}"
-    cost = cost_of(["sh", "-c", f"yes 0 | head -n {RAYS} | xargs -P 2 -n 1 {each}"], environment=ONE_THREAD)
-    return rounded(cost) | exact_answers(data, RAYS)
+    cost = cost_of(["sh", "-c", f"yes 0 | head -n {number} | xargs -P 2 -n 1 {each}"], environment=ONE_THREAD)
+    return rounded(cost) | exact_answers(data, number)
 
 
-def trl_loops(data: Path, rows: str) -> dict[str, Any]:
+def trl_loops(data: Path, rows: str, number: int) -> dict[str, Any]:
     """Two processes with half of the cells each."""
-    first = RAYS // 2
+    first = number // 2
     each = [
-        f"{sys.executable} {HERE / 'trl_cell.py'} {data} {rows} {' '.join('0' * number)}"
-        for number in (first, RAYS - first)
+        f"{sys.executable} {HERE / 'trl_cell.py'} {data} {rows} {' '.join('0' * some)}"
+        for some in (first, number - first)
     ]
     cost = cost_of(["sh", "-c", f"{each[0]} & {each[1]} && wait $!"], environment=ONE_THREAD)
-    return rounded(cost) | exact_answers(data, RAYS)
+    return rounded(cost) | exact_answers(data, number)
 
 
 def trl_hydra(folder: Path, data: Path, rows: str, number: int) -> dict[str, Any]:
