@@ -1,6 +1,7 @@
 """Runs trained in one stack end where runs alone end, whatever their company."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -250,3 +251,22 @@ def test_runs_that_differ_elsewhere_or_a_model_with_foreign_layers_train_alone()
     with pytest.warns(UserWarning, match="tie_word_embeddings"):
         adapted = add_adapters(tiny_model(), lora.train, 0)
     assert "embed_tokens" in cannot_stack(adapted, [lora, lora])
+
+
+@pytest.mark.parametrize("recipe", [{}, {"method": "lora", "lora_rank": 4}])
+def test_16_bit_products_of_a_stack_are_as_near_to_a_run_alone_as_another_order_of_rows(tmp_path, recipe):
+    asked = configs([(0.5, 1.0), (1.0, 1.0)], precision="bfloat16", learning_rate=1e-3, **recipe)
+
+    def fresh():
+        model = tiny_model()
+        return model if not recipe else add_adapters(model, asked[0].train, 5)
+
+    start = {name: value.detach().clone() for name, value in trainable_parameters(fresh()).items()}
+    together = stack(tmp_path / "stack", asked, fresh())
+    for n, config in enumerate(asked):
+        own, _ = alone(tmp_path / "alone", config, n, fresh())
+        pieces = replace(config, train=replace(config.train, micro_batch_tokens=30))
+        other, _ = alone(tmp_path / "pieces", pieces, n, fresh())
+        noise = distance(other, own, start)
+        assert 0 < noise < 0.1
+        assert distance(together[n].parameters, own, start) <= 2 * noise
