@@ -18,7 +18,7 @@ Answer = tuple[list[int], bool]  # tokens without the end token, and whether the
 
 # Rows that one pass writes from kept states; on a CPU more gain nothing (tests/bench/bench_plane_evaluation.py).
 _ROWS_OF_A_PASS = {"cpu": 128, "cuda": 2048}
-_FEW = 8  # one in so many is few
+_FEW = 4  # one in so many is few
 
 
 def asked_of(config: EvalConfig, tokenizer: object) -> Asked | None:

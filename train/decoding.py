@@ -91,12 +91,14 @@ def go_on(
     max_new_tokens: int,
     end_id: int,
     least_rows: int = 0,
+    choose: Choose = greedy,
 ) -> list[Begun | None]:
-    """Write on, greedily, what was begun, up to and with the end token.
+    """Write on what was begun, up to and with the end token.
 
     cells        of each cell, rows whose prompt and text so far, but for its last token, the model has read
     written      of each cell, the text of each row so far; grows
     least_rows   of a cell: with no more than so many it stops, as a pass costs its start
+    choose       is told places in `cells`, one after another
     Returns      of each cell, what is left then
     """
     numbers = [[row for part in parts for row in part.rows] for parts in cells]
@@ -114,7 +116,7 @@ def go_on(
     batch = _Batch.of_states(model, states, [text[-1] for text in texts], len(cells))
     is_live = [text[-1] != end_id and len(text) < max_new_tokens for text in texts]
     if any(is_live):
-        _write(batch, texts, is_live, max_new_tokens, {end_id}, least_rows=least_rows * len(cells))
+        _write(batch, texts, is_live, max_new_tokens, {end_id}, choose, least_rows=least_rows * len(cells))
     left: list[Begun | None] = []
     for n in range(len(cells)):
         places = [place for place, row in enumerate(batch.rows) if is_live[row] and own[row][0] == n]

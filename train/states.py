@@ -52,15 +52,25 @@ class States:
 
 
 def joined(parts: Sequence[States], starts: Sequence[int], num_rows: int, num_more: int) -> States:
-    """The parts' rows from `starts` on, with room for so many more positions; rows between have read nothing."""
+    """The parts' rows from `starts` on, with room for so many more positions; rows between have read nothing.
+
+    starts   increasing
+    """
     longest = max(part.is_read_BT.shape[1] for part in parts)
     layers, _, heads, _, width = parts[0].keys_values.shape
-    keys_values = parts[0].keys_values.new_zeros(layers, num_rows, heads, longest + num_more, width)
+    keys_values = parts[0].keys_values.new_empty(layers, num_rows, heads, longest + num_more, width)
     is_read_BT = parts[0].is_read_BT.new_zeros(num_rows, longest)
+    end = 0
     for part, start in zip(parts, starts, strict=True):
+        keys_values[:, end:start, :, :longest] = (
+            0  # what nobody has read is multiplied by 0, so may not be NaN
+        )
         count, length = part.is_read_BT.shape
-        keys_values[:, start : start + count, :, :length] = part.keys_values[:, :, :, :length]
-        is_read_BT[start : start + count, :length] = part.is_read_BT
+        end = start + count
+        keys_values[:, start:end, :, :length] = part.keys_values[:, :, :, :length]
+        keys_values[:, start:end, :, length:longest] = 0
+        is_read_BT[start:end, :length] = part.is_read_BT
+    keys_values[:, end:, :, :longest] = 0
     return States(keys_values, is_read_BT)
 
 

@@ -6,6 +6,7 @@ the same name and protocol, to finished runs that were trained before it existed
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -33,7 +34,12 @@ _NUM_INTENTS = len(FAMILIES) * len(HALVES)
 def make_benchmark(name: str, config: Any, context: Context) -> "Wordings":
     """The questions are the same for every dataset.split_seed: training sees none of them."""
     limit = effective_limit(config, context.eval.limit)
-    return Wordings(name, config, context, make_intents(config.seed, limit or _NUM_INTENTS))
+    return Wordings(name, config, context, _intents(config.seed, limit or _NUM_INTENTS))
+
+
+# A worker measures many runs with one tokenizer.
+_intents = lru_cache(maxsize=8)(make_intents)
+_encoder = lru_cache(maxsize=1)(PromptEncoder)
 
 
 class Wordings:
@@ -95,7 +101,7 @@ def measure_wordings(
         benchmark_configs(asked.benchmarks)[WORDINGS],
         Context(eval=asked, protocol=protocols[WORDINGS], cache_folder=None),
     )
-    encoder = PromptEncoder(
+    encoder = _encoder(
         tokenizer,
         template=config.model.template,
         model_add_bos=config.model.add_bos,

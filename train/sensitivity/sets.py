@@ -78,24 +78,48 @@ def _score_from_states(how: _How, sets: Sequence[Sequence[Sequence[int]]]) -> li
         begun.append(Begun(rows, states))
         first.append(logits_BV.float())
         order += rows
-    first_NV = torch.cat(first)
+    first_NV = torch.cat(first).log_softmax(-1)
     written = {row: [token] for row, token in zip(order, first_NV.argmax(-1).tolist(), strict=True)}
-    go_on(how.model, [begun], [written], max_new_tokens=how.max_new_tokens, end_id=how.end_id)
+    choose = _Keeping()
+    go_on(how.model, [begun], [written], max_new_tokens=how.max_new_tokens, end_id=how.end_id, choose=choose)
     answers = [tuple(written[row]) for row in range(len(wordings))]
+    known = choose.sums([len(answers[row]) - 1 for row in order])
+    starts = np.cumsum([0, *(len(one.rows) for one in begun)])[:-1].tolist()
+    states = joined([one.states for one in begun], starts, len(order), 0)
     place_of = {row: place for place, row in enumerate(order)}
     pairs = _pairs(sets, answers)
     places_P = torch.tensor([place_of[row] for row, _ in pairs], device=how.device)
     tokens_P = torch.tensor([answer[0] for _, answer in pairs], device=how.device)
-    sums_P = first_NV.log_softmax(-1)[places_P, tokens_P].double()
-    starts = np.cumsum([0, *(len(one.rows) for one in begun)])[:-1].tolist()
-    states = joined([one.states for one in begun], starts, len(order), 0)
+    sums_P = first_NV[places_P, tokens_P].double()
+    own = [index for index, (row, answer) in enumerate(pairs) if answer == answers[row]]
+    sums_P[own] += known.to(how.device)[places_P[own]]
     lengths = [len(answer) - 1 for _, answer in pairs]
-    longer = [index for index, length in enumerate(lengths) if length]
-    for some in micro_batches(longer, lengths, _PADDED_TOKENS):
+    others = [index for index, (row, answer) in enumerate(pairs) if answer != answers[row] and lengths[index]]
+    for some in micro_batches(others, lengths, _PADDED_TOKENS):
         sums_P[some] += _rest(
-            how, states.chosen(places_P[some], lengths[some[0]]), [pairs[n][1] for n in some]
+            how, states.chosen(places_P[some], lengths[some[0]]), [pairs[index][1] for index in some]
         )
     return _by_set(sets, answers, dict(zip(pairs, sums_P.tolist(), strict=True)))
+
+
+class _Keeping:
+    """Chooses greedily and keeps how likely that was."""
+
+    def __init__(self) -> None:
+        self._said: list[tuple[list[int], Tensor]] = []
+
+    def __call__(self, logits_BV: Tensor, rows: Sequence[int]) -> Tensor:
+        best_B, tokens_B = logits_BV.float().max(dim=-1)
+        self._said.append((list(rows), best_B - logits_BV.float().logsumexp(-1)))
+        return tokens_B
+
+    def sums(self, lengths: Sequence[int]) -> Tensor:
+        """log P of the first so many choices of each row, float64."""
+        sums_N = torch.zeros(len(lengths), dtype=torch.float64)
+        for step, (rows, said_B) in enumerate(self._said):
+            places = [place for place, row in enumerate(rows) if step < lengths[row]]
+            sums_N[[rows[place] for place in places]] += said_B.cpu().double()[places]
+        return sums_N
 
 
 def _rest(how: _How, states: States, answers: Sequence[Tokens]) -> Tensor:
