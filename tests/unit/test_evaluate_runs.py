@@ -15,13 +15,15 @@ from train.benchmarks.identity import asked_protocols
 from train.benchmarks.run import Evaluated, evaluate_run, evaluate_runs
 from train.compose import compose_run
 from train.conclusion import parameters_sha256
-from train.config import EvalConfig, build
+from train.config import EvalConfig, build, config_to_dict
 from train.errors import DataError, ModelError
 from train.files import write_json_atomic
 from train.items import read_items
+from train.kept import has_weights
 from train.loop import Interrupted
 from train.model import add_adapters, load_model, trainable_parameters
 from train.record import RunRecord, record_to_dict
+from train.run import run
 from train.tokenizer import load_tokenizer
 from train.weights import save_weights
 from train.workbench import Workbench
@@ -296,6 +298,40 @@ def test_a_full_disk_is_nobodys_failure(runs, monkeypatch):
     monkeypatch.setattr(evaluation, "write_items", full)
     with pytest.raises(OSError, match="No space left"):
         together(runs)
+
+
+def test_runs_without_weights_are_trained_again_one_that_comes_out_otherwise_fails_alone(tmp_path, quizzes):
+    words = [f"dataset.num_{split}_rows=8" for split in ("train", "validation", "test")]
+    words += ["dataset.num_robustness_rows=0", "train.max_steps=1", "eval.generate=false"]
+    bench, runs = Workbench(None), []
+    retrain = dataclasses.replace(EVAL, retrain=True)
+    protocols = asked_protocols(retrain, None)
+    for n, weight in enumerate((0, 0.5, 1)):
+        config = compose_run([*WORDS[1:], f"objective.prompt_weight={weight}", *words])
+        about = {"run_id": f"r{n}", "fingerprint": f"f{n}", "model_identity": "m", "dataset_identity": "d"}
+        folder = tmp_path / f"run {n}"
+        heard = {"should_stop": lambda: False, "on_progress": lambda step, steps: None}
+        record = run(config, folder=folder, attempt=1, workbench=bench, **about, **heard)
+        record = dataclasses.replace(
+            record, parameters_sha256="another" if n == 1 else record.parameters_sha256
+        )
+        write_json_atomic(folder / "record.json", record_to_dict(record))
+        write_json_atomic(folder / "spec.json", {**about, "config": config_to_dict(config)})
+        (tmp_path / f"evaluation {n}").mkdir()
+        runs.append(
+            Evaluated(
+                config=dataclasses.replace(config, eval=retrain, stage="evaluate"),
+                run_id=f"e{n}",
+                fingerprint=evaluation_fingerprint(f"f{n}", protocols, {}),
+                folder=tmp_path / f"evaluation {n}",
+                attempt=1,
+                parent_folder=folder,
+            )
+        )
+    heard = together(runs, workbench=bench)
+    assert "training it again gave others" in str(heard[1])
+    assert [heard[n].environment["evaluated_with"] for n in (0, 2)] == [2, 2]
+    assert not any(has_weights(one.parent_folder) for one in runs)
 
 
 def changed(**parts):
