@@ -225,6 +225,7 @@ class Worker:
                     should_stop=should_stop,
                     **({} if pause_at is None else {"pause_at": pause_at}),
                 )
+                self._timesheet.beat()  # whoever sees the last record adds up the hours at once
                 return self.endings.recorded(held, record)
             except GivenBack:
                 return self.endings.given_back(held, self.stop.reason)

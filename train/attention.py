@@ -242,16 +242,15 @@ def choose_varlen(config: Any, device: torch.device, dtype: torch.dtype, dropout
 
     Only CUDA and 16 bits; not with dropout, a softcap, or, before it took one, a sliding window.
     """
-    kernel, parameters = _varlen_kernel()
-    window = getattr(config, "sliding_window", None)
     if (
-        kernel is None
-        or device.type != "cuda"
+        device.type != "cuda"
         or dtype not in (torch.bfloat16, torch.float16)
         or dropout
         or getattr(config, "attn_logit_softcapping", None)
-        or (window and "window_size" not in parameters)
     ):
+        return False
+    kernel, parameters = _varlen_kernel()
+    if kernel is None or (getattr(config, "sliding_window", None) and "window_size" not in parameters):
         return False
     heads = config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or heads

@@ -121,8 +121,8 @@ def write_items(folder: Path, items: Items) -> Path:
 
     columns: dict[str, Any] = {
         "item_id": _column_of_words(items.item_ids),
-        "cluster": _column_of_words(items.clusters).dictionary_encode(),
-        "split": _column_of_words(items.splits).dictionary_encode(),
+        "cluster": _column_of_kinds(items.clusters),
+        "split": _column_of_kinds(items.splits),
     }
     for name, values in items.values.items():
         columns[name] = _column_of_floats(values)
@@ -202,6 +202,17 @@ def _column_of_words(words: Sequence[str | None]) -> Any:
         pyarrow.py_buffer(b"".join(encoded)),
     ]
     return pyarrow.Array.from_buffers(pyarrow.string(), len(encoded), buffers)
+
+
+def _column_of_kinds(words: Sequence[str]) -> Any:
+    """Strings that repeat, each stored once. pyarrow's own dictionary_encode loads all of its functions for it."""
+    import pyarrow
+
+    number = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    indices = numpy.array([number[word] for word in words], numpy.int32)
+    buffers = [None, pyarrow.py_buffer(indices)]
+    where = pyarrow.Array.from_buffers(pyarrow.int32(), len(indices), buffers)
+    return pyarrow.DictionaryArray.from_arrays(where, _column_of_words(tuple(number)))
 
 
 def _column_of_floats(values: NDArray[numpy.float64]) -> Any:
