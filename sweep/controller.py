@@ -34,6 +34,7 @@ PATIENCE_S = 30.0  # for checkpoints, after a request to stop
 NUM_DEATHS = 3  # of workers in a row, none of which got anything done, until we stop starting more
 QUICK_DEATH_S = 60.0
 POLL_S = 0.5
+END_POLL_S = 0.1
 IDLE_S = 5.0  # without any worker, after which watching makes no sense
 
 Start = Callable[[Launch, Sequence[int]], list[Job]]
@@ -131,11 +132,17 @@ class Controller:
                     return self._stop(is_owner=True, problem=problem)
                 if self._only_watch and self._is_idle():
                     return Ending(states=self.states, problem="nobody is working on it")
-                self.interrupts.event.wait(max(self._poll_s, 5 * look_s))
+                self.interrupts.event.wait(self._pause_until_next_look(look_s))
         finally:
             if lock is not None:
                 self.folder.set_searching(False)
                 lock.close()
+
+    def _pause_until_next_look(self, look_s: float) -> float:
+        """Seconds; few while nothing is left to claim, as the last record is then awaited."""
+        if any(state.status in CLAIMABLE for state in self.states.values()):
+            return max(self._poll_s, 5 * look_s)
+        return max(min(self._poll_s, END_POLL_S), 20 * look_s)
 
     def _may_grow(self, *, is_owner: bool) -> bool:
         """Whether to look again: a search, ours or that of the process we watch, asked for more or still may."""

@@ -384,3 +384,16 @@ def test_more_ranks_than_slots_hold_them_all(folder):
     ending, _ = control(folder, machine, num_slots=2, plan=plan)
     assert ending.num(Status.FINISHED) == 3
     assert machine.started[0] == 0
+
+
+def test_the_last_record_is_awaited_with_short_pauses(folder):
+    launch = Launch(root=str(folder.root), sweep=folder.name, num_slots=2)
+    ledger = Ledger(folder.root)
+    controller = Controller(PLAN, ledger, folder, launch, PlainView(io.StringIO()), Interrupts())
+    controller.states = ledger.statuses(spec.fingerprint for spec in PLAN.runs)
+    assert controller._pause_until_next_look(0.001) == module.POLL_S  # runs wait to be claimed
+    claims = [ledger.claim(spec.fingerprint, "worker") for spec in PLAN.runs]
+    assert all(claims)
+    controller.states = ledger.statuses(spec.fingerprint for spec in PLAN.runs)
+    assert controller._pause_until_next_look(0.001) == module.END_POLL_S
+    assert controller._pause_until_next_look(1.0) == 20.0  # a slow disk isn't asked all the time
