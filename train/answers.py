@@ -11,7 +11,7 @@ from torch import nn
 from train.config import EvalConfig
 from train.decoding import Begun, decode, go_on
 from train.distributed import World
-from train.reading import Asked, Read
+from train.reading import Asked, Read, kept_bytes
 from train.tokens import TokenSplit
 
 Answer = tuple[list[int], bool]  # tokens without the end token, and whether there was one
@@ -41,7 +41,7 @@ def answers_of(
     """Of each cell that the model holds: its answers by row; `reads` is what it has read, which is used up."""
     if asked is None:
         return [{} for _ in reads]
-    _write_on(model, reads, asked, max(1, _ROWS_OF_A_PASS.get(device.type, 2048) // len(reads)))
+    _write_on(model, reads, asked, max(config.batch_rows, _rows_that_fit(reads, asked, device) // len(reads)))
     _write_unread(model, split, reads, asked, config, tokenizer, device)
     # Each token plus one, 0 where there is none: sums over ranks bring them together.
     found_NIT = torch.zeros(len(reads), len(split), asked.max_new_tokens, dtype=torch.int64)
@@ -51,6 +51,23 @@ def answers_of(
     rows = [row for row, check in enumerate(split.checks) if check is not None]
     found = world.add(found_NIT.to(device)).tolist()
     return [{row: _until_end(texts[row], asked.end_id) for row in rows} for texts in found]
+
+
+def rows_at_once(device: torch.device) -> int:
+    """That one pass writes, of all cells."""
+    return _ROWS_OF_A_PASS.get(device.type, 2048)
+
+
+def _rows_that_fit(reads: Sequence[Read], asked: Asked, device: torch.device) -> int:
+    """Rows at once, if what is to be kept of them may be as large as what was kept of the reading."""
+    sizes = [
+        part.states.num_bytes
+        // max(1, part.states.is_read_BT.numel())  # of a position
+        * (part.states.is_read_BT.shape[1] + asked.max_new_tokens)
+        for one in reads
+        for part in one.begun
+    ]
+    return min(rows_at_once(device), kept_bytes(device) // max(sizes, default=1))
 
 
 def _write_on(model: nn.Module, reads: Sequence[Read], asked: Asked, most_rows: int) -> None:

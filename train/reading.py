@@ -77,18 +77,23 @@ def read(
     num_layers = num_plain_layers(model) if follows else 0
     for rows in islice(reading_batches(split, device), world.rank, None, world.size):
         batch = collate(split, rows, device)
+        for one in found if asked is not None else ():
+            one.written |= {row: [] for row in rows if split.checks[row] is not None}
+        if batch.ids_BT.shape[1] < 2:  # nothing that is predicted
+            continue
         cache = Cache(num_layers) if num_layers and kept_bytes > 0 else None
         logits = _pass(model, batch.ids_BT[:, :-1].repeat(num_cells, 1), cache)
         for n, logits_BTV in enumerate(logits.chunk(num_cells)):
             sums_N2IR[n, :, rows] = nll_sums_by_row(logits_BTV, batch.ids_BT, batch.roles_BT)
-            if asked is not None:
-                found[n].written |= {row: [] for row in rows if split.checks[row] is not None}
-            if asked is not None and follows:
-                live, is_read_BT = _follow(found[n].written, logits_BTV, batch, split, rows, asked)
-                states = cache.states(live + n * len(rows), is_read_BT) if cache and len(live) else None
-                if states is not None:
-                    found[n].begun.append(Begun([rows[place] for place in live.tolist()], states))
-                    kept_bytes -= states.num_bytes
+            if asked is None or not follows:
+                continue
+            live_B, is_read_BT = _follow(found[n].written, logits_BTV, batch, split, rows, asked)
+            if cache is None or not len(live_B):
+                continue
+            states = cache.states(live_B + n * len(rows), is_read_BT)
+            if states is not None:
+                found[n].begun.append(Begun([rows[place] for place in live_B.tolist()], states))
+                kept_bytes -= states.num_bytes
     for one, sums_2IR in zip(found, world.add(sums_N2IR).cpu(), strict=True):
         one.sums_2IR = sums_2IR.numpy()
     return found
@@ -145,14 +150,14 @@ def _follow(
     stops_BT |= (place_T >= last_B) | (place_T - first_B >= asked.max_new_tokens - 1)
     stop_B = torch.where(stops_BT & (place_T >= first_B), place_T, place_T.numel()).amin(-1)
     token_B = likeliest_BT.gather(1, stop_B[:, None])[:, 0]
+    stops, tokens = torch.stack([stop_B, token_B]).tolist()
     live: list[int] = []
-    for index, (place, stop, token) in enumerate(zip(places, stop_B.tolist(), token_B.tolist(), strict=True)):
+    for index, (place, stop, token) in enumerate(zip(places, stops, tokens, strict=True)):
         start = int(starts[place])
         text = [*split.ids[start + prompts[place] : start + stop + 1].tolist(), token]
         written[rows[place]] = text
         if token != asked.end_id and len(text) < asked.max_new_tokens:
             live.append(index)
     kept = torch.tensor(live, dtype=torch.int64, device=device)
-    longest = max((int(stop) for stop in stop_B[kept].tolist()), default=-1) + 1
-    is_read_BT = (torch.arange(longest, device=device) <= stop_B[kept][:, None]).long()
-    return where[kept], is_read_BT
+    place_T = torch.arange(max((stops[index] for index in live), default=-1) + 1, device=device)
+    return where[kept], (place_T <= stop_B[kept][:, None]).long()

@@ -9,10 +9,15 @@ from test_decoding import END, PROMPTS, an_end, known, lively, until
 from test_stacked import shaped
 from tiny import VOCABULARY, tiny_model
 
+import train.answers as module_of_answers
+from train import reading
 from train.answers import answers_of
 from train.config import EvalConfig
+from train.model import trainable_parameters
 from train.reading import Asked, read
 from train.spans import Role
+from train.stacked.evaluating import fill
+from train.stacked.stacking import stacked
 from train.states import num_plain_layers
 from train.tokens import TokenSplit, joined
 
@@ -124,6 +129,43 @@ def test_a_response_the_model_agrees_with_is_not_written_again(monkeypatch):
     assert [tokens for tokens, _ in answers.values()] == [
         [token for token in row if token != end] for row in until(end, free)[:-1]
     ]
+
+
+def test_cells_write_together_what_each_writes_alone_and_few_that_are_left_join_the_next(monkeypatch):
+    model = model_of("Llama")
+    torch.manual_seed(0)
+    start = {name: value.detach().clone() for name, value in trainable_parameters(model).items()}
+    cells = [{name: value + 0.2 * torch.randn_like(value) for name, value in start.items()} for _ in range(3)]
+    monkeypatch.setitem(reading._PADDED_TOKENS, "cpu", 40)  # passes of few rows
+    split = split_of(PROMPTS, [[*row[:2], 3, END] for row in known(model, PROMPTS, 2)])
+    alone = []
+    for cell in cells:
+        fill(trainable_parameters(model), cell)
+        alone.append(answered(model, split, END, 1 << 30)[::2])
+    assert len({len(tokens) for _, answers in alone for tokens, _ in answers.values()}) > 3
+    monkeypatch.setitem(module_of_answers._ROWS_OF_A_PASS, "cpu", 12)
+    monkeypatch.setattr(module_of_answers, "_FEW", 1)  # all are few
+    left = []
+    original = module_of_answers.go_on
+    monkeypatch.setattr(
+        module_of_answers, "go_on", lambda *given, **named: left.append(original(*given, **named)) or left[-1]
+    )
+    asked, config = Asked(END, LIMIT), EvalConfig(max_new_tokens=LIMIT, batch_rows=4)
+    for room in (1 << 30, 3000, 0):
+        with stacked(model, 3, "full") as stack:
+            for views, cell in zip(stack.cells, cells, strict=True):
+                fill(views, cell)
+            reads = read(model, split, CPU, num_cells=3, asked=asked, kept_bytes=room)
+            num_begun = sum(len(part.rows) for one in reads for part in one.begun)
+            together = answers_of(model, split, reads, asked, config, Ids(), CPU)
+        assert together == [answers for _, answers in alone]
+        for one, (sums, _) in zip(reads, alone, strict=True):
+            numpy.testing.assert_allclose(one.sums_2IR, sums, rtol=0, atol=1e-4)
+        if room == 1 << 30:
+            most = num_begun
+            assert any(part is not None for parts in left for part in parts)
+        else:
+            assert (0 < num_begun < most) if room else num_begun == 0
 
 
 def test_a_checkpoints_own_penalty_is_kept():

@@ -2,7 +2,7 @@
 
 One model stays where it is and the cells' parameters are put into it, some at a time. How many is a matter of what
 bounds a pass: reading rows, thousands of tokens at once, is bound by arithmetic and no faster together; writing
-answers, one token of each row at a time, is bound by the calls as long as rows are few.
+answers, one token of each row at a time, is bound by the calls, more so with adapters, which have more of them.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from train.answers import answers_of, asked_of
+from train.answers import answers_of, asked_of, rows_at_once
 from train.config import EvalConfig, RunConfig
 from train.evaluate import Evaluation, evaluation_of, measured_rows
 from train.heads import base_model
@@ -91,12 +91,16 @@ def evaluate_cells(
                 model, split, device, num_cells=len(some), asked=asked, kept_bytes=len(some) * share
             ),
         )
-        rows = max(_num_rows_to_write(one, config.eval) for one in reads)
+        rows = max(_num_rows_to_write(one, config.eval, device) for one in reads)
+        # On a CPU products with weights of each cell's own are no faster together.
+        is_better_alone = method == "full" and device.type == "cpu"
         answers = in_groups(
             model,
             method,
             whole,
-            cells_that_write(model, device, rows, rows * _longest(split, config.eval)),
+            1
+            if is_better_alone
+            else cells_that_write(model, device, rows, rows * _longest(split, config.eval)),
             lambda some: answers_of(
                 model, split, [reads[n] for n in some], asked, config.eval, tokenizer, device
             ),
@@ -148,9 +152,10 @@ def _largest_batch(split: TokenSplit, device: torch.device) -> int:
     return max(len(rows) * max(lengths[row] for row in rows) for rows in reading_batches(split, device))
 
 
-def _num_rows_to_write(one: Read, config: EvalConfig) -> int:
+def _num_rows_to_write(one: Read, config: EvalConfig, device: torch.device) -> int:
     """Of a cell, in its first pass."""
-    return sum(len(part.rows) for part in one.begun) or min(config.batch_rows, len(one.written))
+    begun = sum(len(part.rows) for part in one.begun)
+    return min(begun, rows_at_once(device)) if begun else min(config.batch_rows, len(one.written))
 
 
 def _longest(split: TokenSplit, config: EvalConfig) -> int:
