@@ -54,7 +54,12 @@ from train.config import RecipeConfig  # noqa: E402
 from train.files import read_json  # noqa: E402
 
 LAUNCHER = "hydra-submitit-launcher==1.2.0"
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "PYTHONDONTWRITEBYTECODE": "",  # containers forbid it: packages come with theirs, a checkout may keep its own
+}
 RAYS, PLANE, CELLS, SAMPLE = 13, 24, 72, 6
 PROMISED = {"plane": ("trl_processes", 5.0), "question": ("trl_hydra", 8.0)}
 
