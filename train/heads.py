@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from train.linear_cross_entropy import EAGER, Head, Kernel, Reference, weighted_linear_nll
 from train.loss import token_nll
+from train.products import Linear
 
 _PROBE_TOKENS = 5
 
@@ -45,7 +46,7 @@ def head_of(model: nn.Module) -> Head | None:
     """The output layer with its model's scale and cap; None where it isn't one plain matrix (a LoRA)."""
     inner = base_model(model)
     layer = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-    if type(layer) is not nn.Linear:
+    if layer is None or type(layer) not in (nn.Linear, Linear):
         return None
     scale = float(getattr(inner.config, "logit_scale", None) or 1.0)  # Cohere
     scale /= float(getattr(inner.config, "logits_scaling", None) or 1.0)  # Granite

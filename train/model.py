@@ -11,6 +11,7 @@ from torch import nn
 import train.embedded
 from train.config import ModelConfig, RecipeConfig
 from train.errors import ModelError
+from train.products import use_faster_products
 from train.seeds import derive_seed
 
 EMBEDDED_MODEL_FOLDER = Path(train.embedded.__file__).parent / "model"
@@ -49,6 +50,8 @@ def load_model(config: ModelConfig, device: torch.device) -> nn.Module:
             "download or copy the checkpoint again",
         ) from error
     model.config.use_cache = False
+    if device.type == "cpu":
+        use_faster_products(model)
     return model.to(device).eval()  # type: ignore[arg-type] - transformers' decorator hides torch's signature
 
 

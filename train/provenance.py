@@ -46,6 +46,8 @@ def environment(device: Any) -> dict[str, Any]:
     """Host, device, versions and commit of this process."""
     import torch
 
+    from train.products import has_faster_products
+
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -56,6 +58,7 @@ def environment(device: Any) -> dict[str, Any]:
         "device": f"{device.type}: {name}",
         "python": platform.python_version(),
         "num_threads": torch.get_num_threads(),
+        **({"float32_products": "oneDNN"} if device.type == "cpu" and has_faster_products() else {}),
         **versions(_PACKAGES),
         **git_state(),
     }

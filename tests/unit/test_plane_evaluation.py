@@ -101,7 +101,7 @@ def test_likelihoods_agree_too_where_cells_share_a_pass(trained, monkeypatch):
         assert one.items[0].outputs == known.items[0].outputs
         for mine, theirs in zip(one.items, known.items, strict=True):
             for name in theirs.values:
-                numpy.testing.assert_allclose(mine.values[name], theirs.values[name], rtol=0, atol=1e-6)
+                numpy.testing.assert_allclose(mine.values[name], theirs.values[name], rtol=2e-6, atol=1e-6)
 
 
 def test_a_failed_cell_is_left_out_and_disturbs_nobody(trained):

@@ -72,7 +72,7 @@ def evaluate_cells(
     model    as `train_stacked` was given it, adapters included, and left as it was
     config   any cell's
     Exact    Likelihoods have the bits of a run alone where a pass holds one cell, as it does on a CPU; where adapters
-             share one, they agree to 1e-6 nats/token: base layers are one product over all rows, which a library may
+             share one, they agree to 2e-6 of themselves: base layers are one product over all rows, which a library may
              sum otherwise. Answers are the same texts: a token is the largest logit, which rounding leaves alone.
     """
     whole = [cell.parameters for cell in cells if cell.failure is None]

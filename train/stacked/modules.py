@@ -13,34 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-class _Products(torch.autograd.Function):
-    """x_n w_n^T for every cell n; x (N, M, F), w (N, G, F).
-
-    autograd's gradient of bmm lies transposed, and is copied into the weights' layout; this one is made in it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_NMF: Tensor, weight_NGF: Tensor) -> Tensor:
-        ctx.save_for_backward(x_NMF, weight_NGF)
-        return torch.bmm(x_NMF, weight_NGF.transpose(1, 2))
-
-    @staticmethod
-    def backward(ctx: Any, gradient_NMG: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x_NMF, weight_NGF = ctx.saved_tensors
-        to_x, to_weight = ctx.needs_input_grad
-        return (
-            torch.bmm(gradient_NMG, weight_NGF) if to_x else None,
-            torch.bmm(gradient_NMG.transpose(1, 2), x_NMF) if to_weight else None,
-        )
-
-
-def _products(x_NMF: Tensor, weight_NGF: Tensor) -> Tensor:
-    kind = x_NMF.device.type
-    if torch.is_autocast_enabled(kind) and x_NMF.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(kind)
-        x_NMF, weight_NGF = x_NMF.to(dtype), weight_NGF.to(dtype)
-    return _Products.apply(x_NMF, weight_NGF)
+from train.products import are_faster, products
 
 
 class StackedLinear(nn.Module):
@@ -52,11 +25,12 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         blocks = x.reshape(len(self.weight), -1, x.shape[-1])
-        y = (
-            _products(blocks, self.weight)
-            if self.bias is None
-            else torch.baddbmm(self.bias[:, None], blocks, self.weight.transpose(1, 2))
-        )
+        if self.bias is None:
+            y = products(blocks, self.weight)
+        elif are_faster(blocks, self.weight):
+            y = products(blocks, self.weight) + self.bias[:, None]
+        else:
+            y = torch.baddbmm(self.bias[:, None], blocks, self.weight.transpose(1, 2))
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -132,5 +106,5 @@ class StackedLora(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self._base[0](x)
         blocks = x.reshape(len(self.down), -1, x.shape[-1]).to(self.down.dtype)
-        change = _products(_products(blocks, self.down), self.up)
+        change = products(products(blocks, self.down), self.up)
         return y + (change * self._scaling).reshape(y.shape).to(y.dtype)

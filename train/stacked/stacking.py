@@ -17,6 +17,7 @@ from train.config import RunConfig
 from train.heads import base_model, decoder_of, head_of
 from train.linear_cross_entropy import Head
 from train.model import trainable_parameters
+from train.products import Linear
 from train.stacked.company import in_common, trained_alone
 from train.stacked.modules import (
     StackedEmbedding,
@@ -104,7 +105,7 @@ def _owners(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _cannot_hold(name: str, module: nn.Module) -> str:
-    if type(module) in (nn.Linear, nn.LayerNorm):
+    if type(module) in (nn.Linear, Linear, nn.LayerNorm):
         return ""
     is_table = type(module) is nn.Embedding or type(module).__name__.endswith("ScaledWordEmbedding")
     if is_table and module.max_norm is None:
