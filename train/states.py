@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from train.heads import base_model
 
-_MORE = 0.25  # of what is there, when the room has been used up
+_MORE, _LEAST_MORE = 0.25, 32  # of what is there, and positions, when the room has been used up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,6 +161,7 @@ def _pairs(keys_values: Tensor) -> list[tuple[Tensor, Tensor]]:
 def _longer(part: Tensor, length: int) -> Tensor:
     """With room for `length` positions, and some more."""
     old = part.shape[-2]
-    longer = part.new_empty(*part.shape[:2], length + int(_MORE * length) + 1, part.shape[3])
+    room = length + max(int(_MORE * length), _LEAST_MORE)
+    longer = part.new_empty(*part.shape[:2], room, part.shape[3])
     longer[:, :, :old] = part
     return longer

@@ -64,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("embedded", "adapters"))
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="of training the embedded cells")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
