@@ -100,8 +100,8 @@ def read(
 
 
 def reading_batches(split: TokenSplit, device: torch.device) -> Iterator[list[int]]:
-    """Rows that are read in one pass, the most padded tokens first."""
-    lengths = numpy.diff(split.offsets).tolist()
+    """Rows that are read in one pass, the longest first; a row's last token isn't read."""
+    lengths = (numpy.diff(split.offsets) - 1).tolist()
     return micro_batches(range(len(lengths)), lengths, _PADDED_TOKENS.get(device.type, 8192))
 
 

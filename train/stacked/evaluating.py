@@ -148,7 +148,7 @@ def in_groups(
 
 def _largest_batch(split: TokenSplit, device: torch.device) -> int:
     """Padded tokens of the largest pass over a split."""
-    lengths = (split.offsets[1:] - split.offsets[:-1]).tolist()
+    lengths = (split.offsets[1:] - split.offsets[:-1] - 1).tolist()
     return max(len(rows) * max(lengths[row] for row in rows) for rows in reading_batches(split, device))
 
 
