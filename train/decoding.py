@@ -221,8 +221,8 @@ class _Batch:
         return said.logits[:, -1]
 
     def states(self, rows_B: Tensor) -> States | None:
-        """Of these rows, what was read."""
-        if not self._num_plain:
+        """Of these rows, what was read; None where the model keeps it its own way."""
+        if not isinstance(self._cache, Cache):
             return None
         return self._cache.states(rows_B, self._mask_BT[rows_B, : self._cache.get_seq_length()])
 

@@ -1,5 +1,6 @@
 """One pass tells likelihoods and the beginnings of answers; the texts are those written token by token."""
 
+from functools import wraps
 from typing import Any
 
 import numpy
@@ -8,6 +9,7 @@ import torch
 from test_decoding import END, PROMPTS, an_end, known, lively, until
 from test_stacked import shaped
 from tiny import VOCABULARY, tiny_model
+from transformers.cache_utils import DynamicCache
 
 import train.answers as module_of_answers
 from train import reading
@@ -18,7 +20,7 @@ from train.reading import Asked, read
 from train.spans import Role
 from train.stacked.evaluating import fill
 from train.stacked.stacking import stacked
-from train.states import num_plain_layers
+from train.states import Cache, num_plain_layers
 from train.tokens import TokenSplit, joined
 
 CPU = torch.device("cpu")
@@ -166,6 +168,26 @@ def test_cells_write_together_what_each_writes_alone_and_few_that_are_left_join_
             assert any(part is not None for parts in left for part in parts)
         else:
             assert (0 < num_begun < most) if room else num_begun == 0
+
+
+def test_a_model_that_keeps_a_cache_of_its_own_reads_again(monkeypatch):
+    model = model_of("Llama")
+    free = known(model, PROMPTS, LIMIT)
+    end = an_end(free)
+    split = split_of(PROMPTS, responses_to(free, end))
+    known_sums, _, known_answers = answered(model, split, end, 1 << 30)
+    original = type(model).forward
+
+    @wraps(original)
+    def own(self, *given, past_key_values=None, **named):
+        foreign = DynamicCache() if isinstance(past_key_values, Cache) else past_key_values
+        return original(self, *given, past_key_values=foreign, **named)
+
+    monkeypatch.setattr(type(model), "forward", own)
+    sums, begun, answers = answered(model, split, end, 1 << 30)
+    assert not begun
+    assert answers == known_answers
+    numpy.testing.assert_array_equal(sums, known_sums)
 
 
 def test_a_checkpoints_own_penalty_is_kept():
