@@ -55,13 +55,15 @@ def decode(
     num_cells: int = 1,
     choose: Choose = greedy,
     is_stopped: Stopped | None = None,
+    is_penalised: bool = True,
 ) -> list[list[int]]:
     """What is written after each prompt, up to and with the first of `end_ids`.
 
-    prompts   cell by cell, as many of each (`train.stacked`); None fills a cell up, nothing is written
+    prompts        cell by cell, as many of each (`train.stacked`); None fills a cell up, nothing is written
+    is_penalised   as the checkpoint's own generation_config says
     """
     batch = _Batch.of_prompts(model, prompts, num_cells, pad_id, device)
-    processors = own_processors(model, batch.whole_BT.shape[1], device)
+    processors = own_processors(model, batch.whole_BT.shape[1], device) if is_penalised else None
     written: list[list[int]] = [[] for _ in prompts]
 
     def chosen(logits_BV: Tensor, rows: Sequence[int]) -> Tensor:

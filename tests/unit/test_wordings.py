@@ -4,10 +4,13 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from test_decoding import PROMPTS, an_end, known
+from test_reading import model_of
 
 from train.benchmarks.config import evaluation_fingerprint
 from train.benchmarks.hf_backend import HFBackend
@@ -28,6 +31,7 @@ from train.metrics import metric
 from train.model import load_model
 from train.record import record_to_dict
 from train.run import Workbench, run
+from train.sensitivity import sets as sets_at_once
 from train.sensitivity.scoring import score_answers_one_by_one
 from train.sensitivity.sets import score_answers_of_sets
 from train.tokenizer import load_tokenizer
@@ -68,6 +72,26 @@ def test_all_sets_at_once_score_as_one_by_one():
         alone = score_answers_one_by_one(model, wordings, **how)
         assert found.answers == alone.answers
         np.testing.assert_allclose(found.log_probability_NN, alone.log_probability_NN, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPTNeoX", "Mistral", "Gemma2"])
+@pytest.mark.parametrize("at_once", [256, 4])
+def test_all_sets_at_once_score_as_one_by_one_whatever_is_kept_of_a_wording(name, at_once, monkeypatch):
+    monkeypatch.setattr(sets_at_once, "_WORDINGS_AT_ONCE", at_once)
+    monkeypatch.setattr(sets_at_once, "_PADDED_TOKENS", 50)
+    model: Any = model_of(name)
+    end = an_end(known(model, PROMPTS, 12))
+    model.generation_config.repetition_penalty = 1.5  # of what is generated, not of what is scored
+    sets = [PROMPTS[start : start + 3] for start in range(0, 12, 3)]
+    how: Any = {"end_id": end, "pad_id": 0, "device": torch.device("cpu"), "max_new_tokens": 12}
+    together = score_answers_of_sets(model, sets, **how)
+    lengths = set()
+    for wordings, found in zip(sets, together, strict=True):
+        alone = score_answers_one_by_one(model, wordings, **how)
+        assert found.answers == alone.answers
+        np.testing.assert_allclose(found.log_probability_NN, alone.log_probability_NN, atol=5e-4)
+        lengths |= {len(answer) for answer in found.answers}
+    assert len(lengths) > 1
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -78,7 +78,7 @@ def _score_from_states(how: _How, sets: Sequence[Sequence[Sequence[int]]]) -> li
         begun.append(Begun(rows, states))
         first.append(logits_BV.float())
         order += rows
-    first_NV = torch.cat(first).log_softmax(-1)
+    first_NV = torch.cat(first)
     written = {row: [token] for row, token in zip(order, first_NV.argmax(-1).tolist(), strict=True)}
     choose = _Keeping()
     go_on(how.model, [begun], [written], max_new_tokens=how.max_new_tokens, end_id=how.end_id, choose=choose)
@@ -90,7 +90,7 @@ def _score_from_states(how: _How, sets: Sequence[Sequence[Sequence[int]]]) -> li
     pairs = _pairs(sets, answers)
     places_P = torch.tensor([place_of[row] for row, _ in pairs], device=how.device)
     tokens_P = torch.tensor([answer[0] for _, answer in pairs], device=how.device)
-    sums_P = first_NV[places_P, tokens_P].double()
+    sums_P = first_NV.log_softmax(-1)[places_P, tokens_P].double()
     own = [index for index, (row, answer) in enumerate(pairs) if answer == answers[row]]
     sums_P[own] += known.to(how.device)[places_P[own]]
     lengths = [len(answer) - 1 for _, answer in pairs]
@@ -151,6 +151,7 @@ def _score_read_again(how: _How, sets: Sequence[Sequence[Sequence[int]]]) -> lis
             end_ids=[how.end_id],
             pad_id=how.pad_id,
             device=how.device,
+            is_penalised=False,
         )
         for row, tokens in zip(rows, written, strict=True):
             answers[row] = tuple(tokens)
