@@ -42,8 +42,8 @@ class Portion:
 
 
 def fair_share(num_left: float, num_workers: int) -> int:
-    """What one of so many workers may take, so that none idles while another has several."""
-    return max(1, math.ceil(num_left / max(1, num_workers)))
+    """What one of so many workers may take, so that none idles while another has several; halves are taken."""
+    return max(1, math.floor(num_left / max(1, num_workers) + 0.5))
 
 
 def has_company(spec: RunSpec, plan: Plan, ledger: Ledger) -> bool:

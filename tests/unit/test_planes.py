@@ -124,6 +124,7 @@ def test_a_worker_takes_its_part_and_no_more(folder):
     assert [len(stack) for stack in trainer.stacks] == [3], "of 5; then 1 of 2, and the last"
     assert len(trainer.trained) == 2
     assert [fair_share(number, 2) for number in (1, 2, 13, 14)] == [1, 1, 7, 7]
+    assert [fair_share(number, 2) for number in (22.8, 23.0)] == [11, 12]
     assert fair_share(5, 0) == 5
 
 
