@@ -133,9 +133,8 @@ def test_what_others_are_at_counts_as_far_as_it_is_left(folder):
         Ledger(folder.root).claim(name).beat(step, 4, force=True)
     trainer = Many()
     work(folder, trainer, portion=Portion(lambda number: fair_share(number, 2)))
-    assert [len(stack) for stack in trainer.stacks] == [3], (
-        "half of 3 that wait and 1.25 that are left of others"
-    )
+    # half of 3 that wait and 1.25 that are left of others; the third is trained alone afterwards
+    assert [len(stack) for stack in trainer.stacks] == [2]
 
 
 def test_a_whole_plane_is_claimed_whatever_is_trained_at_once(folder):
