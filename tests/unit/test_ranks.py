@@ -178,7 +178,8 @@ def test_one_that_failed_takes_the_others_with_it():
 def test_ranks_know_who_they_are_and_do_not_hear_the_schedulers_signals(tmp_path):
     code = (
         "import os, signal; [os.kill(os.getpid(), s) for s in (signal.SIGUSR2, signal.SIGTERM)];"
-        "print(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR')))"
+        "names = 'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR';"
+        "os.write(1, (' '.join(os.environ[n] for n in names) + chr(10)).encode())"  # unbuffered prints would mix
     )
     config = run_config(**FSDP, train__num_ranks=2)
     with open(tmp_path / "log", "wb") as log:
