@@ -40,6 +40,7 @@ SMALL = (
     "train.epochs=1",
     "eval.max_new_tokens=4",
 )
+NEVER_SURE = ("search.confidence=0.999", "search.epsilon=1e-6")  # so that the whole budget is asked for
 ADAPTIVE = (
     "+grid=wit_5x5",
     "grid.scale_checks=0",
@@ -54,7 +55,7 @@ def proposals(root, name="wit_5x5"):
 
 
 def test_an_adaptive_sweep_survives_kill_9_and_asks_nothing_twice(tmp_path):
-    words = [sys.executable, "-m", "sweep", *ADAPTIVE, *SMALL, "search.confidence=0.999", f"root={tmp_path}"]
+    words = [sys.executable, "-m", "sweep", *ADAPTIVE, *SMALL, *NEVER_SURE, f"root={tmp_path}"]
     first = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not proposals(tmp_path) and time.monotonic() < deadline:
@@ -160,7 +161,7 @@ def postgresql(tmp_path_factory):
 def tender_on(root) -> Tender:
     """As a line in cron would make one: it knows nothing but the files."""
     words = ("+grid=wit_5x5", "grid.scale_checks=0", "search=tpe", "search.max_runs=9", "search.at_once=3")
-    words = (*words, "search.confidence=0.999")
+    words = (*words, *NEVER_SURE)
     composed = compose_sweep(parse_arguments((*words, f"root={root}", "name=searched")))
     folder, ledger = SweepFolder(root, "searched"), Ledger(root)
     search = Search(
